@@ -1,0 +1,240 @@
+//! The result of a command.
+
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use crate::{error::Result, sandbox::Isolation};
+
+/// What became of a command that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It ended by itself, with this exit code.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled(i32),
+    /// Its deadline passed and all its processes were killed.
+    TimedOut,
+    /// The caller ended it.
+    Cancelled,
+}
+
+/// The result of a command: what it printed, how it ended, and what was enforced around it.
+///
+/// A non-zero exit, a timeout and cut output are values. [`Output::check`] turns everything but
+/// success into an error for callers that prefer one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Output {
+    /// How the command ended.
+    pub status: Status,
+    /// What was kept of standard output.
+    pub stdout: Captured,
+    /// What was kept of standard error; empty on a pseudo-terminal.
+    pub stderr: Captured,
+    /// From start to end.
+    pub duration: Duration,
+    /// When the command was started.
+    pub started_at: SystemTime,
+    /// Where it ran.
+    pub backend: BackendName,
+    /// The sandbox it ran in, where sandboxes have names.
+    pub sandbox_id: Option<String>,
+    /// Name of this execution, unique and unguessable.
+    pub exec_id: String,
+    /// What was really enforced.
+    pub isolation: Isolation,
+    /// What the command used, as far as the backend knows.
+    pub resources: Resources,
+    /// What the sandbox refused, as far as it knows.
+    pub denials: Vec<Denial>,
+    /// What the caller should know that is no failure.
+    pub warnings: Vec<String>,
+}
+
+/// The kept part of one output stream.
+///
+/// Up to the limit everything is kept. Beyond it the first and the last half are kept, with one
+/// line between them that says how many bytes are missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// The bytes that were kept.
+    pub bytes: Vec<u8>,
+    /// Whether something is missing.
+    pub truncated: bool,
+    /// How many bytes the command wrote and openbrain read.
+    pub total: u64,
+}
+
+/// The place where a command ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendName {
+    /// On the host.
+    Direct,
+    /// In a sandbox of the embedded engine.
+    Embedded,
+    /// In a sandbox of an OpenSandbox server.
+    Opensandbox,
+}
+
+/// What a command used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Resources {
+    /// Processor time of all its processes that ended, user and system.
+    pub cpu_ms: Option<u64>,
+    /// Largest resident set of any one process, in bytes (`ru_maxrss`, `getrusage(2)`).
+    pub max_rss_bytes: Option<u64>,
+    /// Peak memory of the sandbox, in bytes, where a cgroup counts it.
+    pub memory_peak_bytes: Option<u64>,
+    /// Whether the memory limit killed it.
+    pub oom_killed: bool,
+}
+
+/// Something that the sandbox refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Denial {
+    /// What was asked for: `host:port`, a path.
+    pub what: String,
+    /// Why it was refused.
+    pub reason: String,
+    /// How many times.
+    pub count: u64,
+}
+
+impl Output {
+    /// Whether the command ended by itself with exit code 0.
+    pub fn success(&self) -> bool {
+        self.status == Status::Exited(0)
+    }
+
+    /// The exit code, when the command ended by itself.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.status {
+            Status::Exited(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The signal that ended the command, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.status {
+            Status::Signaled(signal) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// Whether the deadline ended the command.
+    pub fn timed_out(&self) -> bool {
+        self.status == Status::TimedOut
+    }
+
+    /// Standard output as text; invalid UTF-8 is replaced.
+    pub fn stdout_text(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Standard error as text; invalid UTF-8 is replaced.
+    pub fn stderr_text(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// The result itself when the command succeeded.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandFailed`], with the whole result inside, for everything else.
+    pub fn check(self) -> Result<Self, CommandFailed> {
+        if self.success() { Ok(self) } else { Err(CommandFailed(Box::new(self))) }
+    }
+}
+
+impl Captured {
+    /// The kept bytes as text; invalid UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+impl Status {
+    /// The name of the status in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exited(_) => "exited",
+            Self::Signaled(_) => "signaled",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl BackendName {
+    /// The name of the backend in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Embedded => "embedded",
+            Self::Opensandbox => "opensandbox",
+        }
+    }
+}
+
+/// The names of `Output` in JSON, in order. `stdout_base64` and `stderr_base64` appear only when
+/// the stream is not valid UTF-8, and then carry its exact bytes.
+impl Serialize for Output {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut s = to.serialize_struct("Output", 24)?;
+        s.serialize_field("status", self.status.name())?;
+        s.serialize_field("exit_code", &self.exit_code())?;
+        s.serialize_field("signal", &self.signal())?;
+        s.serialize_field("success", &self.success())?;
+        s.serialize_field("timed_out", &self.timed_out())?;
+        s.serialize_field("stdout", &self.stdout.text())?;
+        s.serialize_field("stderr", &self.stderr.text())?;
+        for (name, captured) in [("stdout_base64", &self.stdout), ("stderr_base64", &self.stderr)] {
+            match std::str::from_utf8(&captured.bytes) {
+                Ok(_) => s.skip_field(name)?,
+                Err(_) => s.serialize_field(name, &BASE64.encode(&captured.bytes))?,
+            }
+        }
+        s.serialize_field("stdout_truncated", &self.stdout.truncated)?;
+        s.serialize_field("stderr_truncated", &self.stderr.truncated)?;
+        s.serialize_field("stdout_bytes", &self.stdout.total)?;
+        s.serialize_field("stderr_bytes", &self.stderr.total)?;
+        s.serialize_field("duration_ms", &(self.duration.as_millis() as u64))?;
+        let started = humantime::format_rfc3339_millis(self.started_at).to_string();
+        s.serialize_field("started_at", &started)?;
+        s.serialize_field("backend", self.backend.as_str())?;
+        s.serialize_field("sandbox_id", &self.sandbox_id)?;
+        s.serialize_field("exec_id", &self.exec_id)?;
+        s.serialize_field("isolation", &self.isolation)?;
+        s.serialize_field("resources", &self.resources)?;
+        s.serialize_field("denials", &self.denials)?;
+        s.serialize_field("warnings", &self.warnings)?;
+        s.end()
+    }
+}
+
+/// The error of [`Output::check`]: the command ran and did not succeed.
+#[derive(Debug)]
+pub struct CommandFailed(pub Box<Output>);
+
+impl std::fmt::Display for CommandFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.status {
+            Status::Exited(code) => write!(f, "the command exited with code {code}")?,
+            Status::Signaled(signal) => write!(f, "the command was ended by signal {signal}")?,
+            Status::TimedOut => write!(f, "the command timed out")?,
+            Status::Cancelled => write!(f, "the command was cancelled")?,
+        }
+        match self.0.stderr_text().lines().last() {
+            Some(line) => write!(f, ": {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for CommandFailed {}

@@ -1,0 +1,13 @@
+//! What a sandbox is given and what it enforces: plain data shared by every layer.
+
+mod isolation;
+mod limits;
+mod mount;
+mod network;
+
+pub use self::{
+    isolation::{Isolation, IsolationLevel},
+    limits::Limits,
+    mount::{Mount, MountMode, WORKSPACE},
+    network::Network,
+};

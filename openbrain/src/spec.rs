@@ -1,0 +1,94 @@
+//! The resolved request: every default filled in, the policy applied.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    exec::{Command, Stdin, TerminalSize},
+    sandbox::{Limits, Mount, Network},
+};
+
+/// A request with every default filled in and the settings' policy applied: what a
+/// [`Backend`](crate::backend::Backend) runs, and what `--dry-run` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Spec {
+    /// Where the command runs.
+    pub place: Place,
+    /// What to run.
+    pub command: Command,
+    /// The shell that runs a script.
+    pub shell: String,
+    /// Time until the command and all its processes are killed; `None` for no deadline.
+    #[serde(with = "crate::units::serde_seconds", rename = "timeout_seconds")]
+    pub timeout: Option<Duration>,
+    /// Working directory; `None` for the place's own default.
+    pub workdir: Option<PathBuf>,
+    /// Environment variables set by the caller.
+    #[serde(serialize_with = "names_only")]
+    pub env: BTreeMap<String, String>,
+    /// Where the standard input comes from.
+    #[serde(skip)]
+    pub stdin: Stdin,
+    /// The pseudo-terminal to run on, if any.
+    pub tty: Option<TerminalSize>,
+    /// Resource limits.
+    pub limits: Limits,
+    /// What the caller should know that is no error.
+    pub warnings: Vec<String>,
+}
+
+/// Where a command runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// On the host.
+    Direct,
+    /// In a sandbox of the embedded engine.
+    Embedded(SandboxSpec),
+    /// In a sandbox of an OpenSandbox server.
+    Opensandbox(SandboxSpec, ServerSpec),
+}
+
+/// What a sandbox is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SandboxSpec {
+    /// Host directories made visible.
+    pub mounts: Vec<Mount>,
+    /// Host paths made visible, read-only, at the same place.
+    pub expose: Vec<PathBuf>,
+    /// What the sandbox may reach.
+    pub network: Network,
+    /// How the host's system directories appear.
+    pub system: System,
+}
+
+/// The OpenSandbox server of a sandbox.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServerSpec {
+    /// Address of the server.
+    pub url: String,
+    /// Image of the sandbox.
+    pub image: String,
+}
+
+/// How the host's system directories (`/usr` and friends) appear in an embedded sandbox.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    /// Read-only.
+    #[default]
+    Ro,
+    /// Below a writable layer that is thrown away; `/usr/local` belongs to the sandbox's user.
+    Overlay,
+}
+
+/// Values of environment variables may be secrets, and a plan is printed.
+fn names_only<S: serde::Serializer>(
+    env: &BTreeMap<String, String>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(env.keys())
+}
