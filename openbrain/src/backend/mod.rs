@@ -1,0 +1,101 @@
+//! The seam: what every place to run offers to the supervision above it.
+
+pub(crate) mod direct;
+pub(crate) mod embedded;
+pub(crate) mod helper;
+
+use std::{fmt, future::Future, pin::Pin};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    error::Result,
+    exec::TerminalSize,
+    output::{BackendName, Denial, Resources, Status},
+    sandbox::Isolation,
+    spec::Spec,
+};
+
+/// A future on the heap, as traits with async verbs need it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A place to run commands.
+///
+/// # Contract
+///
+/// - `spawn` returns when the command has started, or with an error when it could not; a program
+///   that is not found or not executable is such an error.
+/// - Nothing above calls `spawn` with a request that [`Settings::resolve`](crate::Settings::resolve)
+///   did not allow, and nothing in a backend reads settings.
+/// - Dropping the future or the [`Running`] value kills the whole tree and removes the sandbox,
+///   without the runtime's help.
+/// - The deadline, cancellation and output limits are not the backend's business.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// Starts the command of `spec`.
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>>;
+}
+
+/// A command that has started.
+pub struct Running {
+    /// Where it runs.
+    pub backend: BackendName,
+    /// The sandbox's name, where sandboxes have one.
+    pub sandbox_id: Option<String>,
+    /// What is enforced around it.
+    pub isolation: Isolation,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+    /// The write end of its standard input, for [`Stdin::Bytes`](crate::Stdin::Bytes) and
+    /// [`Stdin::Pipe`](crate::Stdin::Pipe).
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Its standard output.
+    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Its standard error; none on a pseudo-terminal.
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The way to influence it and to learn its end.
+    pub control: Box<dyn Control>,
+}
+
+/// Influence over a running command.
+pub trait Control: Send {
+    /// Carries out an order. A command that has ended meanwhile is no error.
+    fn order(&mut self, order: Order);
+
+    /// Waits until the command has ended and nothing of it is left.
+    ///
+    /// Must be cancel-safe: it is polled again after each order.
+    fn ended(&mut self) -> BoxFuture<'_, Result<Ended>>;
+}
+
+/// What can be done to a running command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Send a signal to the command's process group.
+    Signal(i32),
+    /// Kill every process of the command, daemons included.
+    Kill,
+    /// Change the size of the pseudo-terminal.
+    Resize(TerminalSize),
+}
+
+/// How a command ended, as its backend saw it.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Exited or signaled: a deadline is the supervision's knowledge.
+    pub status: Status,
+    /// What it used.
+    pub resources: Resources,
+    /// What its sandbox refused.
+    pub denials: Vec<Denial>,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("backend", &self.backend)
+            .field("sandbox_id", &self.sandbox_id)
+            .finish_non_exhaustive()
+    }
+}

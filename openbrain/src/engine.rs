@@ -1,0 +1,146 @@
+//! The one place that knows every backend, and the verbs that users call.
+
+use crate::{
+    backend::{Backend, direct::Direct, embedded::Embedded},
+    error::{Error, Result},
+    exec::Exec,
+    output::Output,
+    process::Process,
+    settings::Settings,
+    spec::Place,
+};
+
+/// Runs commands under given [`Settings`].
+///
+/// [`Exec::run`] and its siblings load the settings of the environment for each call; an `Engine`
+/// keeps them.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    settings: Settings,
+}
+
+impl Engine {
+    /// An engine with these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// An engine with the settings of the environment: `OPENBRAIN_*`, the project's file, the
+    /// user's file, the defaults.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_settings` when one of them is wrong.
+    pub fn load() -> Result<Self> {
+        Ok(Self::new(Settings::load()?.settings))
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Starts a command and returns its running process.
+    ///
+    /// Needs a tokio runtime with I/O and time enabled.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] says why the command could not be started: nothing has run then.
+    pub async fn spawn(&self, exec: Exec) -> Result<Process> {
+        let spec = self.settings.resolve(exec)?;
+        let running = backend(&spec.place)?.spawn(&spec).await?;
+        Ok(Process::start(running, &spec))
+    }
+
+    /// Runs a command to its end and collects its output.
+    ///
+    /// Dropping the future kills the command with all its processes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::spawn`]. A command that fails is a value.
+    pub async fn run(&self, exec: Exec) -> Result<Output> {
+        self.spawn(exec).await?.wait().await
+    }
+
+    /// Runs a command to its end, for programs without an async runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::run`].
+    pub fn run_blocking(&self, exec: Exec) -> Result<Output> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return block_on(self.run(exec));
+        }
+        // A runtime cannot be started inside another one, but on another thread it can.
+        std::thread::scope(|scope| {
+            scope.spawn(|| block_on(self.run(exec))).join().unwrap_or_else(|panic| {
+                std::panic::resume_unwind(panic);
+            })
+        })
+    }
+}
+
+impl Exec {
+    /// Runs the command to its end with the settings of the environment and collects its output.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// let output = openbrain::Exec::new("echo hello").sandbox().run().await?;
+    /// assert_eq!(output.stdout_text(), "hello\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::run`].
+    pub async fn run(self) -> Result<Output> {
+        Engine::load()?.run(self).await
+    }
+
+    /// Starts the command with the settings of the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::spawn`].
+    pub async fn spawn(self) -> Result<Process> {
+        Engine::load()?.spawn(self).await
+    }
+
+    /// Runs the command to its end, for programs without an async runtime.
+    ///
+    /// ```no_run
+    /// let output = openbrain::Exec::new("echo hello").sandbox().run_blocking()?;
+    /// assert!(output.success());
+    /// # Ok::<(), openbrain::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::run_blocking`].
+    pub fn run_blocking(self) -> Result<Output> {
+        Engine::load()?.run_blocking(self)
+    }
+}
+
+fn backend(place: &Place) -> Result<Box<dyn Backend>> {
+    match place {
+        Place::Direct => Ok(Box::new(Direct)),
+        Place::Embedded(_) => Ok(Box::new(Embedded)),
+        Place::Opensandbox(_, server) => {
+            Err(Error::unavailable(format!("no OpenSandbox client yet for `{}`", server.url))
+                .with_remedy("set `security.sandbox.runtime: embedded`"))
+        }
+    }
+}
+
+fn block_on<F: Future<Output = Result<Output>>>(future: F) -> Result<Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|e| Error::system("cannot start an async runtime", e))?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,359 @@
+//! A running command: its events, its standard input, and the ways to end it.
+
+mod capture;
+mod stdin;
+mod supervise;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, Sleep, sleep_until},
+};
+
+pub use self::stdin::ChildStdin;
+use self::{
+    capture::Capture,
+    supervise::{Ending, Request},
+};
+use crate::{
+    backend::{Order, Running},
+    error::{Error, Result},
+    event::Event,
+    exec::{Stdin, TerminalSize},
+    output::{BackendName, Captured, Output},
+    sandbox::Isolation,
+    spec::Spec,
+};
+
+/// How much is read from a stream at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// How long after the end of the command its streams are read, when a surviving background process
+/// keeps them open.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// What a pipe may still hold at the end of the command: the largest size that an unprivileged
+/// process may set (`/proc/sys/fs/pipe-max-size`, `pipe(7)`).
+const PIPE_CAPACITY: u64 = 1 << 20;
+
+/// How many orders may wait for the supervision.
+const ORDERS: usize = 16;
+
+/// A running command.
+///
+/// Events come as fast as they are read; a slow reader slows the command. The deadline fires though
+/// nobody reads. Dropping a `Process` kills the command with all its processes.
+///
+/// ```no_run
+/// # async fn demo() -> openbrain::Result<()> {
+/// use openbrain::{Event, Exec};
+///
+/// let mut process = Exec::new("make").sandbox().spawn().await?;
+/// while let Some(event) = process.next_event().await? {
+///     match event {
+///         Event::Stdout(bytes) => print!("{}", String::from_utf8_lossy(&bytes)),
+///         Event::Ended(output) => println!("{:?}", output.status),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Process {
+    facts: Facts,
+    stdin: Option<ChildStdin>,
+    /// Feeds [`Stdin::Bytes`]; ends with the process.
+    feeder: Option<JoinHandle<()>>,
+    streams: [Option<Box<dyn AsyncRead + Send + Unpin>>; 2],
+    buffer: Box<[u8]>,
+    requests: mpsc::Sender<Request>,
+    ending: Option<oneshot::Receiver<Result<Ending>>>,
+    ended: Option<Ending>,
+    drain: Option<Drain>,
+    output_limit: u64,
+}
+
+/// What is known of a process from its start.
+struct Facts {
+    exec_id: String,
+    backend: BackendName,
+    sandbox_id: Option<String>,
+    isolation: Isolation,
+    warnings: Vec<String>,
+    started_at: SystemTime,
+}
+
+/// Reading on after the end.
+struct Drain {
+    until: Pin<Box<Sleep>>,
+    read: u64,
+}
+
+/// One step of reading: so many bytes of a stream are in the buffer, or all is over.
+enum Step {
+    Read(Stream, usize),
+    Ended,
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Stdout = 0,
+    Stderr = 1,
+}
+
+impl Process {
+    /// Puts a started command under supervision.
+    pub(crate) fn start(running: Running, spec: &Spec) -> Self {
+        let Running { backend, sandbox_id, isolation, mut warnings, stdin, stdout, stderr, control } =
+            running;
+        warnings.splice(0..0, spec.warnings.iter().cloned());
+        let (requests, inbox) = mpsc::channel(ORDERS);
+        let (report, ending) = oneshot::channel();
+        tokio::spawn(supervise::supervise(control, spec.timeout, inbox, report));
+        let (stdin, feeder) = stdin::connect(stdin, &spec.stdin);
+        Self {
+            facts: Facts {
+                exec_id: new_exec_id(),
+                backend,
+                sandbox_id,
+                isolation,
+                warnings,
+                started_at: SystemTime::now(),
+            },
+            stdin,
+            feeder,
+            streams: [stdout, stderr],
+            buffer: vec![0; CHUNK].into_boxed_slice(),
+            requests,
+            ending: Some(ending),
+            ended: None,
+            drain: None,
+            output_limit: spec.limits.output.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Waits for the next event; `None` after [`Event::Ended`].
+    ///
+    /// # Errors
+    ///
+    /// When the backend lost the command: its end can no longer be learnt.
+    pub async fn next_event(&mut self) -> Result<Option<Event>> {
+        if self.is_over() {
+            return Ok(None);
+        }
+        Ok(Some(match self.step().await? {
+            Step::Read(Stream::Stdout, n) => Event::Stdout(self.buffer[..n].to_vec()),
+            Step::Read(Stream::Stderr, n) => Event::Stderr(self.buffer[..n].to_vec()),
+            Step::Ended => Event::Ended(Box::new(self.output([Captured::default(), Captured::default()]))),
+        }))
+    }
+
+    /// Waits for the end, collecting the output up to the limit (10 MiB for each stream unless the
+    /// settings or the request say else).
+    ///
+    /// # Errors
+    ///
+    /// When the backend lost the command: its end can no longer be learnt.
+    pub async fn wait(mut self) -> Result<Output> {
+        self.stdin = None;
+        let mut captures = [Capture::new(self.output_limit), Capture::new(self.output_limit)];
+        while let Step::Read(stream, n) = self.step().await? {
+            captures[stream as usize].push(&self.buffer[..n]);
+        }
+        Ok(self.output(captures.map(Capture::finish)))
+    }
+
+    /// The write end of standard input, once, for [`Stdin::Pipe`] and pseudo-terminals.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// A handle that can signal and end this process from elsewhere.
+    pub fn handle(&self) -> Handle {
+        Handle { requests: self.requests.clone() }
+    }
+
+    /// Sends a signal to the command's process group. The result then says what came of it.
+    pub fn signal(&self, signal: i32) {
+        self.handle().signal(signal);
+    }
+
+    /// Ends the command: TERM, half a second later KILL to every process. The result is `cancelled`.
+    pub fn cancel(&self) {
+        self.handle().cancel();
+    }
+
+    /// Kills every process of the command at once. The result is `cancelled`.
+    pub fn kill(&self) {
+        self.handle().kill();
+    }
+
+    /// Name of this execution, unique and unguessable.
+    pub fn exec_id(&self) -> &str {
+        &self.facts.exec_id
+    }
+
+    /// Where the command runs.
+    pub fn backend(&self) -> BackendName {
+        self.facts.backend
+    }
+
+    /// What is enforced around the command.
+    pub fn isolation(&self) -> &Isolation {
+        &self.facts.isolation
+    }
+
+    fn is_over(&self) -> bool {
+        self.ending.is_none() && self.ended.is_none()
+    }
+
+    /// Waits for bytes or for the end, whichever is next; bytes first.
+    async fn step(&mut self) -> Result<Step> {
+        poll_fn(|cx| self.poll_step(cx)).await
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
+        loop {
+            if !self.drained_enough() {
+                for stream in [Stream::Stdout, Stream::Stderr] {
+                    if let Poll::Ready(n) = self.poll_read(stream, cx) {
+                        return Poll::Ready(Ok(Step::Read(stream, n)));
+                    }
+                }
+            }
+            if let Some(ending) = &mut self.ending {
+                let result = std::task::ready!(Pin::new(ending).poll(cx));
+                self.ending = None;
+                self.ended = Some(result.unwrap_or_else(|_| Err(lost()))?);
+                self.drain =
+                    Some(Drain { until: Box::pin(sleep_until(Instant::now() + DRAIN)), read: 0 });
+                continue;
+            }
+            if self.streams.iter().all(Option::is_none) {
+                return Poll::Ready(Ok(Step::Ended));
+            }
+            let Some(drain) = &mut self.drain else {
+                return Poll::Ready(Err(lost()));
+            };
+            std::task::ready!(drain.until.as_mut().poll(cx));
+            self.streams = [None, None];
+        }
+    }
+
+    /// Whether a background process that writes on and on has had its time.
+    fn drained_enough(&self) -> bool {
+        self.drain.as_ref().is_some_and(|d| d.until.is_elapsed() && d.read > 2 * PIPE_CAPACITY)
+    }
+
+    /// Reads what a stream has; a stream at its end, or broken, is closed.
+    fn poll_read(&mut self, stream: Stream, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(reader) = &mut self.streams[stream as usize] else {
+            return Poll::Pending;
+        };
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        let result = std::task::ready!(Pin::new(reader).poll_read(cx, &mut buffer));
+        let n = buffer.filled().len();
+        if result.is_err() || n == 0 {
+            self.streams[stream as usize] = None;
+            return Poll::Pending;
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.read += n as u64;
+        }
+        Poll::Ready(n)
+    }
+
+    /// The result, once.
+    fn output(&mut self, [stdout, stderr]: [Captured; 2]) -> Output {
+        let ending = self.ended.take().unwrap_or_default();
+        let mut warnings = std::mem::take(&mut self.facts.warnings);
+        warnings.extend(ending.warnings);
+        Output {
+            status: ending.status,
+            stdout,
+            stderr,
+            duration: ending.duration,
+            started_at: self.facts.started_at,
+            backend: self.facts.backend,
+            sandbox_id: self.facts.sandbox_id.clone(),
+            exec_id: self.facts.exec_id.clone(),
+            isolation: self.facts.isolation.clone(),
+            resources: ending.resources,
+            denials: ending.denials,
+            warnings,
+        }
+    }
+}
+
+/// Influence over a [`Process`] from another task. It does not keep the process alive.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Handle {
+    /// Sends a signal to the command's process group.
+    pub fn signal(&self, signal: i32) {
+        self.send(Request::Order(Order::Signal(signal)));
+    }
+
+    /// Ends the command: TERM, half a second later KILL to every process.
+    pub fn cancel(&self) {
+        self.send(Request::Cancel);
+    }
+
+    /// Kills every process of the command at once.
+    pub fn kill(&self) {
+        self.send(Request::Kill);
+    }
+
+    /// Changes the size of the pseudo-terminal.
+    pub fn resize(&self, size: TerminalSize) {
+        self.send(Request::Order(Order::Resize(size)));
+    }
+
+    /// A full queue drops the request: sixteen unread orders mean that the end is near anyway.
+    fn send(&self, request: Request) {
+        let _ = self.requests.try_send(request);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(feeder) = &self.feeder {
+            feeder.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("exec_id", &self.facts.exec_id)
+            .field("backend", &self.facts.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lost() -> Error {
+    Error::new(crate::error::ErrorKind::Internal, "the supervision of the command ended early")
+        .with_remedy("keep the tokio runtime alive until the result is there")
+}
+
+/// 128 random bits; `exec_` tells a person what the name is for.
+fn new_exec_id() -> String {
+    let mut bytes = [0u8; 16];
+    // The kernel's pool is ready once the machine has booted; a failure leaves a name that is
+    // merely not unique, and nothing rests on it but the reader's orientation.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    format!("exec_{:032x}", u128::from_ne_bytes(bytes))
+}
