@@ -99,6 +99,8 @@ fn take_signals() {
 
 /// Receives the descriptors that the library passes; they take the numbers from 3 on.
 fn receive_fds() -> bool {
+    // What the caller's process left open without CLOEXEC would shift them.
+    syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
     let mut byte = 0u8;
     let iov = [&raw mut byte as usize, 1];
     let mut control = [0usize; 130];

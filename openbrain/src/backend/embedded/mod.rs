@@ -34,7 +34,7 @@ use super::{
     helper::{self, CommandPlan, Data, Ends, Guarded, Program, Section, Streams, wire},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     output::BackendName,
     sandbox::{Isolation, IsolationLevel, Network, WORKSPACE},
     spec::{Place, SandboxSpec, Spec, System},
@@ -313,14 +313,15 @@ fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
 
 /// What a failed step of the set-up means, in words that lead to the mend.
 fn unavailable(what: String, error: io::Error) -> Error {
-    let exhausted =
-        matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE));
-    if exhausted {
-        return Error::system(format!("cannot {what} for the sandbox"), error);
+    let what = format!("cannot {what}");
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE) => Error::system(what, error),
+        // `clone(2)`: a limit on namespaces, or 32 user namespaces inside each other.
+        Some(libc::ENOSPC) => Error::new(ErrorKind::ResourceExhausted, what)
+            .with_source(error)
+            .with_remedy("too many namespaces: raise the limits in /proc/sys/user, or run fewer sandboxes at once"),
+        _ => Error::unavailable(what).with_source(error).with_remedy(probe::remedy()),
     }
-    Error::unavailable(format!("cannot {what} for the sandbox"))
-        .with_source(error)
-        .with_remedy(probe::remedy())
 }
 
 /// A command in a sandbox: guarded as any other, and its groups are read before they go.

@@ -239,17 +239,16 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
     let mut bytes = [0u8; size_of::<Report>()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-    );
-    let length = match received {
-        Ok(message) => message.bytes,
-        Err(rustix::io::Errno::CONNRESET) => 0,
-        Err(error) => return Err(error.into()),
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let mut receive = || rustix::net::recvmsg(socket, &mut iov, &mut control, flags);
+    // An order that the helper had not read when it left is reported first, and once; what the
+    // helper has sent comes after it.
+    let received = match receive() {
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        received => received,
     };
+    let length = received?.bytes;
     let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
