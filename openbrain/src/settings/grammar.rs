@@ -1,0 +1,147 @@
+//! What the values of a settings file may look like.
+//!
+//! The checks run while a value is read: what was read needs no further check.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{
+    error::{Error, Result},
+    sandbox::Limits,
+};
+
+/// The limits of a sandbox when neither the settings nor the request say otherwise.
+pub(super) fn default_limits() -> Limits {
+    Limits {
+        memory: Some(4 << 30),
+        cpus: None,
+        pids: Some(1024),
+        disk: Some(2 << 30),
+        open_files: Some(4096),
+        output: Some(10 << 20),
+    }
+}
+
+/// How a timeout is written in YAML and JSON, for the schema.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum SecondsOrText {
+    Seconds(f64),
+    Text(String),
+}
+
+/// Serde for a timeout that is never absent.
+pub(super) mod timeout {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer, de::Error as _};
+
+    use crate::units::serde_seconds;
+
+    pub(in crate::settings) fn serialize<S: Serializer>(
+        value: &Duration,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        serde_seconds::serialize(&Some(*value), to)
+    }
+
+    pub(in crate::settings) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Duration, D::Error> {
+        serde_seconds::deserialize(from)?.ok_or_else(|| {
+            D::Error::custom("the value is missing; give seconds, or leave the key out")
+        })
+    }
+}
+
+pub(super) fn server_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    checked_text(from, check_server_url)
+}
+
+pub(super) fn image<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let image = String::deserialize(from)?;
+    if image.is_empty() || image.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(D::Error::custom(format!("{image:?} is not the name of an image")));
+    }
+    Ok(image)
+}
+
+pub(super) fn workspace<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(checked_text(from, check_host_path)?.map(PathBuf::from))
+}
+
+pub(super) fn host_paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = Vec::<String>::deserialize(from)?;
+    paths.iter().try_for_each(|path| check_host_path(path)).map_err(D::Error::custom)?;
+    Ok(paths.into_iter().map(PathBuf::from).collect())
+}
+
+pub(super) fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
+    let ports = Vec::<u16>::deserialize(from)?;
+    if ports.contains(&0) {
+        return Err(D::Error::custom("port 0 cannot be reached; list ports from 1 to 65535"));
+    }
+    Ok(ports)
+}
+
+/// Reads the allowed names. An empty key is refused: it could mean every name or none.
+pub(super) fn domains<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let Some(domains) = Option::<Vec<String>>::deserialize(from)? else {
+        return Err(D::Error::custom(
+            "the value is missing; write [] for no name, or leave the key out for every name",
+        ));
+    };
+    domains.iter().try_for_each(|domain| check_domain(domain)).map_err(D::Error::custom)?;
+    Ok(Some(domains))
+}
+
+/// Reads limits and completes them, so that a file with one limit does not lift the others.
+pub(super) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+    let limits = Limits::deserialize(from)?;
+    limits.check().map_err(D::Error::custom)?;
+    Ok(limits.or(&default_limits()))
+}
+
+/// Reads a text that is absent when it is empty.
+fn checked_text<'de, D: Deserializer<'de>>(
+    from: D,
+    check: fn(&str) -> Result<()>,
+) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
+    text.as_deref().map(check).transpose().map_err(D::Error::custom)?;
+    Ok(text)
+}
+
+fn check_server_url(url: &str) -> Result<()> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']));
+    if !has_host || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Error::settings(format!(
+            "{url:?} is no address of a server; write it as http://localhost:8080"
+        )));
+    }
+    Ok(())
+}
+
+fn check_host_path(path: &str) -> Result<()> {
+    let known = path.starts_with('/') || path.starts_with("~/") || path == "~";
+    if !known || path.contains('\0') {
+        return Err(Error::settings(format!(
+            "{path:?} is not an absolute host path; begin it with `/` or `~/`"
+        )));
+    }
+    Ok(())
+}
+
+fn check_domain(domain: &str) -> Result<()> {
+    let plain = |c: char| c.is_alphanumeric() || "-._:*[]".contains(c);
+    if domain.is_empty() || !domain.contains(char::is_alphanumeric) || !domain.chars().all(plain) {
+        return Err(Error::settings(format!(
+            "{domain:?} is not a name; write `example.com`, `*.example.com` or `example.com:8443`"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! A project file can tighten what the user file fixed, never loosen it.
+
+use std::path::PathBuf;
+
+use serde_yaml::Value;
+
+use super::{SandboxSettings, Security, Settings, keys};
+use crate::{sandbox::Limits, spec::System};
+
+/// Whether the first, the settings of the user, are at most as strict as the second.
+type Comparison = fn(&Security, &Security) -> bool;
+
+/// For every key, when a project's value is at least as strict as the user's.
+const RULES: [(&str, Comparison); 20] = [
+    ("security.mode", |user, project| project.mode >= user.mode),
+    ("security.allow_direct", |user, project| user.allow_direct || !project.allow_direct),
+    ("security.sandbox.runtime", |user, project| same(user, project, |s| &s.runtime)),
+    ("security.sandbox.server_url", |user, project| same(user, project, |s| &s.server_url)),
+    ("security.sandbox.image", |user, project| same(user, project, |s| &s.image)),
+    ("security.sandbox.timeout_seconds", |user, project| {
+        project.sandbox.timeout <= user.sandbox.timeout
+    }),
+    ("security.sandbox.workspace_mount", |user, project| {
+        same(user, project, |s| &s.workspace_mount)
+    }),
+    ("security.sandbox.expose", |user, project| {
+        let exposed: &[PathBuf] = &user.sandbox.expose;
+        within(&project.sandbox.expose, exposed)
+    }),
+    ("security.sandbox.system", |user, project| {
+        user.sandbox.system == System::Overlay || project.sandbox.system == System::Ro
+    }),
+    ("security.sandbox.network.allow_egress", |user, project| {
+        user.sandbox.network.allow_egress || !project.sandbox.network.allow_egress
+    }),
+    (RESTRICT, |user, project| {
+        !user.sandbox.network.restrict_egress || project.sandbox.network.restrict_egress
+    }),
+    (PORTS, |user, project| {
+        within(&project.sandbox.network.allowed_ports, &user.sandbox.network.allowed_ports)
+    }),
+    ("security.sandbox.network.allowed_domains", |user, project| {
+        let network = &project.sandbox.network;
+        match (&user.sandbox.network.allowed_domains, &network.allowed_domains) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(user), Some(project)) => within(project, user),
+        }
+    }),
+    ("security.sandbox.network.block_egress", |user, project| {
+        !user.sandbox.network.block_egress || project.sandbox.network.block_egress
+    }),
+    ("security.sandbox.limits.memory", |user, project| at_most(user, project, |l| l.memory)),
+    ("security.sandbox.limits.cpus", |user, project| at_most(user, project, |l| l.cpus)),
+    ("security.sandbox.limits.pids", |user, project| at_most(user, project, |l| l.pids)),
+    ("security.sandbox.limits.disk", |user, project| at_most(user, project, |l| l.disk)),
+    ("security.sandbox.limits.open_files", |user, project| {
+        at_most(user, project, |l| l.open_files)
+    }),
+    ("security.sandbox.limits.output", |user, project| at_most(user, project, |l| l.output)),
+];
+
+const RESTRICT: &str = "security.sandbox.network.restrict_egress";
+const PORTS: &str = "security.sandbox.network.allowed_ports";
+
+/// The first key that the user file fixed and that is looser with the project file: `user` is what
+/// the user file says, `fixed` the settings without the project file, `both` those with it.
+pub(super) fn loosened(user: &Value, fixed: &Settings, both: &Settings) -> Option<&'static str> {
+    let restricted = fixed.security.sandbox.network.restrict_egress;
+    // Who restricts without naming ports has fixed the default ports.
+    let is_fixed = |key| keys::get(user, key).is_some() || (key == PORTS && restricted);
+    RULES
+        .iter()
+        .find(|(key, holds)| is_fixed(key) && !holds(&fixed.security, &both.security))
+        .map(|(key, _)| *key)
+}
+
+fn same<T: PartialEq>(
+    user: &Security,
+    project: &Security,
+    value: fn(&SandboxSettings) -> &T,
+) -> bool {
+    value(&user.sandbox) == value(&project.sandbox)
+}
+
+fn within<T: PartialEq>(few: &[T], many: &[T]) -> bool {
+    few.iter().all(|one| many.contains(one))
+}
+
+/// Whether the project's limit is not above the user's, no limit being above every other.
+fn at_most<T: PartialOrd>(
+    user: &Security,
+    project: &Security,
+    limit: fn(&Limits) -> Option<T>,
+) -> bool {
+    match (limit(&user.sandbox.limits), limit(&project.sandbox.limits)) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(user), Some(project)) => project <= user,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_yaml::Value;
+
+    use super::{RULES, loosened};
+    use crate::settings::{Settings, keys};
+
+    /// The key that `project` loosens when the user file says `user`; both are the fields of a
+    /// section, written on one line.
+    fn check(section: &str, user: &str, project: &str) -> Option<&'static str> {
+        let nested = |fields: &str| -> Value {
+            let mut value = Value::Null;
+            keys::set(&mut value, section, serde_yaml::from_str(fields).unwrap());
+            value
+        };
+        let (user, project) = (nested(user), nested(project));
+        let fixed: Settings = serde_yaml::from_value(user.clone()).unwrap();
+        let mut both = user.clone();
+        for key in keys::KEYS.iter() {
+            if let Some(value) = keys::get(&project, &key.path) {
+                keys::set(&mut both, &key.path, value.clone());
+            }
+        }
+        loosened(&user, &fixed, &serde_yaml::from_value(both).unwrap())
+    }
+
+    #[test]
+    fn every_key_has_a_rule() {
+        let ruled: Vec<_> = RULES.iter().map(|(key, _)| *key).collect();
+        let keys: Vec<_> = keys::KEYS.iter().map(|key| key.path.as_str()).collect();
+        assert_eq!(ruled, keys);
+    }
+
+    #[test]
+    fn tightening_passes_and_loosening_does_not() {
+        const SANDBOX: &str = "security.sandbox";
+        const NETWORK: &str = "security.sandbox.network";
+        const LIMITS: &str = "security.sandbox.limits";
+        for (section, key, loose, strict) in [
+            ("security", "mode", "direct", "sandbox"),
+            ("security", "allow_direct", "true", "false"),
+            (SANDBOX, "timeout_seconds", "10m", "60"),
+            (SANDBOX, "expose", "[/a, /b]", "[/a]"),
+            (SANDBOX, "system", "overlay", "ro"),
+            (NETWORK, "allow_egress", "true", "false"),
+            (NETWORK, "restrict_egress", "false", "true"),
+            (NETWORK, "allowed_ports", "[80, 443]", "[443]"),
+            (NETWORK, "allowed_domains", "[a.com, b.com]", "[]"),
+            (NETWORK, "block_egress", "false", "true"),
+            (LIMITS, "memory", "1g", "512m"),
+            (LIMITS, "cpus", "null", "1.5"),
+            (LIMITS, "pids", "100", "10"),
+            (LIMITS, "disk", "1g", "1m"),
+            (LIMITS, "open_files", "100", "10"),
+            (LIMITS, "output", "1m", "1k"),
+        ] {
+            let (loose, strict) = (format!("{{{key}: {loose}}}"), format!("{{{key}: {strict}}}"));
+            let full = format!("{section}.{key}");
+            assert_eq!(check(section, &loose, &strict), None, "{key}");
+            assert_eq!(check(section, &strict, &strict), None, "{key}");
+            assert_eq!(check(section, &strict, "{}"), None, "{key}");
+            assert_eq!(check(section, &strict, &loose), Some(full.as_str()), "{key}");
+            assert_eq!(check(section, "{}", &loose), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_order_must_stay_the_same() {
+        for (key, one, other) in [
+            ("runtime", "embedded", "auto"),
+            ("server_url", "http://a", "http://b"),
+            ("image", "a", "b"),
+            ("workspace_mount", "/a", "/b"),
+            ("workspace_mount", "''", "/b"),
+        ] {
+            let (one, other) = (format!("{{{key}: {one}}}"), format!("{{{key}: {other}}}"));
+            assert_eq!(check("security.sandbox", &one, &one), None);
+            assert!(check("security.sandbox", &one, &other).is_some(), "{key}");
+            assert!(check("security.sandbox", &other, &one).is_some(), "{key}");
+            assert_eq!(check("security.sandbox", "{}", &other), None);
+        }
+    }
+
+    #[test]
+    fn a_restriction_fixes_the_default_ports() {
+        let check = |user, project| check("security.sandbox.network", user, project);
+        assert!(check("{restrict_egress: true}", "{allowed_ports: [22]}").is_some());
+        assert!(check("{restrict_egress: true}", "{allowed_ports: [443]}").is_none());
+        assert!(check("{restrict_egress: false}", "{allowed_ports: [22]}").is_none());
+    }
+
+    #[test]
+    fn a_limit_reset_to_its_default_is_loosened() {
+        assert!(check("security.sandbox.limits", "{memory: 1g}", "{memory: null}").is_some());
+    }
+}

@@ -1,0 +1,213 @@
+//! From a request to a [`Spec`]: every default filled in, the policy applied.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{Mode, NetworkSettings, Runtime, SandboxSettings, Security, Settings};
+use crate::{
+    error::{Error, Result},
+    exec::Exec,
+    sandbox::{Limits, Mount, Network, WORKSPACE},
+    spec::{Place, SandboxSpec, ServerSpec, Spec},
+};
+
+/// The shell of a request that names none.
+const SHELL: &str = "/bin/sh";
+
+/// What to do when a request that would run directly has options of a sandbox.
+const ADD_SANDBOX: &str = "add `--sandbox` (`.sandbox()`, `\"sandbox\": true`), or leave it out";
+
+/// What a request asks of the sandbox that it is to run in.
+struct Wishes {
+    mounts: Vec<Mount>,
+    expose: Vec<PathBuf>,
+    allow_network: Option<bool>,
+}
+
+impl Settings {
+    /// Fills in what the request leaves open and applies the policy. Reads nothing but its
+    /// arguments: no file, no environment.
+    ///
+    /// # Errors
+    ///
+    /// - `invalid_request` when the request cannot be meant, or has options of a sandbox and would
+    ///   run directly;
+    /// - `policy_denied` when the settings forbid it;
+    /// - `invalid_settings` when the settings name no server, or a path that is not absolute, and
+    ///   the request needs it.
+    pub fn resolve(&self, exec: Exec) -> Result<Spec> {
+        exec.check()?;
+        let Exec {
+            command,
+            sandbox,
+            timeout,
+            workdir,
+            env,
+            stdin,
+            shell,
+            mounts,
+            expose,
+            allow_network,
+            limits,
+            tty,
+        } = exec;
+        let wishes = Wishes { mounts, expose, allow_network };
+        let security = &self.security;
+        let sandboxed = sandbox.unwrap_or(security.mode == Mode::Sandbox);
+        let (place, limits, default_timeout) = if sandboxed {
+            workdir.as_deref().map(check_workdir).transpose()?;
+            let sandbox = &security.sandbox;
+            (sandbox.place(wishes)?, limits.or(&sandbox.limits), Some(sandbox.timeout))
+        } else {
+            security.check_direct(&wishes)?;
+            (Place::Direct, security.direct_limits(limits)?, None)
+        };
+        let shell = shell.unwrap_or_else(|| SHELL.into());
+        let timeout = timeout.or(default_timeout);
+        let warnings = Vec::new();
+        Ok(Spec { place, command, shell, timeout, workdir, env, stdin, tty, limits, warnings })
+    }
+}
+
+impl Security {
+    /// Refuses a direct command that the settings forbid or that asks for something only a
+    /// sandbox has: options may only ever add isolation.
+    fn check_direct(&self, wishes: &Wishes) -> Result<()> {
+        if !self.allow_direct {
+            return Err(Error::denied("the settings allow no direct commands").with_remedy(
+                "run it in a sandbox (`--sandbox`); the key is `security.allow_direct`",
+            ));
+        }
+        let Wishes { mounts, expose, allow_network } = wishes;
+        let option = match (mounts.is_empty(), expose.is_empty(), allow_network) {
+            (true, true, None) => return Ok(()),
+            (false, ..) => "mounts",
+            (_, false, _) => "exposed paths",
+            (.., Some(_)) => "a network rule",
+        };
+        Err(Error::invalid(format!("a direct command cannot have {option}"))
+            .with_remedy(ADD_SANDBOX))
+    }
+
+    /// The limits of a direct command: its own, and the cap on collected output.
+    fn direct_limits(&self, limits: Limits) -> Result<Limits> {
+        let Limits { memory, cpus, pids, disk, open_files, output } = limits;
+        let set = [
+            ("memory", memory.is_some()),
+            ("cpus", cpus.is_some()),
+            ("pids", pids.is_some()),
+            ("disk", disk.is_some()),
+        ];
+        if let Some((name, _)) = set.iter().find(|(_, set)| *set) {
+            return Err(Error::invalid(format!("a direct command cannot have a `{name}` limit"))
+                .with_remedy(ADD_SANDBOX));
+        }
+        let output = output.or(self.sandbox.limits.output);
+        Ok(Limits { open_files, output, ..Limits::default() })
+    }
+}
+
+impl SandboxSettings {
+    /// The server that runs sandboxes; `None` when the embedded engine does.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_settings` when `runtime` is `opensandbox` and there is no `server_url`.
+    pub(super) fn server(&self) -> Result<Option<ServerSpec>> {
+        match (self.runtime, &self.server_url) {
+            (Runtime::Embedded, _) | (Runtime::Auto, None) => Ok(None),
+            (Runtime::Auto | Runtime::Opensandbox, Some(url)) => {
+                Ok(Some(ServerSpec { url: url.clone(), image: self.image.clone() }))
+            }
+            (Runtime::Opensandbox, None) => Err(Error::settings(
+                "`security.sandbox.runtime` is `opensandbox` and there is no `server_url`",
+            )
+            .with_remedy("set `server_url: http://localhost:8080`, or `runtime: embedded`")),
+        }
+    }
+
+    fn place(&self, wishes: Wishes) -> Result<Place> {
+        let sandbox = SandboxSpec {
+            mounts: self.mounts(wishes.mounts)?,
+            expose: self.expose(wishes.expose)?,
+            network: self.network.policy(wishes.allow_network)?,
+            system: self.system,
+        };
+        Ok(match self.server()? {
+            None => Place::Embedded(sandbox),
+            Some(server) => Place::Opensandbox(sandbox, server),
+        })
+    }
+
+    /// The mounts of the request, below them the workspace of the settings unless the request
+    /// mounts something there.
+    fn mounts(&self, asked: Vec<Mount>) -> Result<Vec<Mount>> {
+        for (n, mount) in asked.iter().enumerate() {
+            if asked[..n].iter().any(|earlier| earlier.target == mount.target) {
+                let target = mount.target.display();
+                return Err(Error::invalid(format!("two mounts at `{target}`"))
+                    .with_remedy("give each its own place: SRC:DST"));
+            }
+        }
+        let has_workspace = asked.iter().any(|mount| mount.target == Path::new(WORKSPACE));
+        let own = self.workspace_mount.as_ref().filter(|_| !has_workspace);
+        own.map(|path| check_absolute("workspace_mount", path)).transpose()?;
+        Ok(own.map(Mount::workspace).into_iter().chain(asked).collect())
+    }
+
+    /// The exposed paths of the settings and of the request, each once.
+    fn expose(&self, asked: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+        self.expose.iter().try_for_each(|path| check_absolute("expose", path))?;
+        let mut paths = self.expose.clone();
+        for path in asked {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        Ok(paths)
+    }
+}
+
+impl NetworkSettings {
+    /// What a sandbox may reach, given what the request says about it.
+    fn policy(&self, allow_network: Option<bool>) -> Result<Network> {
+        if self.block_egress && allow_network == Some(true) {
+            return Err(Error::denied("the settings block the network for every sandbox")
+                .with_remedy(
+                    "leave `allow_network` out; the key is `security.sandbox.network.block_egress`",
+                ));
+        }
+        if self.block_egress || !allow_network.unwrap_or(self.allow_egress) {
+            return Ok(Network::None);
+        }
+        if self.restrict_egress {
+            return Ok(Network::Listed {
+                ports: Some(self.allowed_ports.clone()),
+                domains: self.allowed_domains.clone(),
+            });
+        }
+        Ok(Network::Public)
+    }
+}
+
+/// Refuses a working directory that does not say by itself where in the sandbox it is.
+fn check_workdir(workdir: &Path) -> Result<()> {
+    let climbs = workdir.components().any(|part| part == Component::ParentDir);
+    if !workdir.is_absolute() || climbs {
+        let workdir = workdir.display();
+        return Err(Error::invalid(format!("working directory `{workdir}` is not absolute"))
+            .with_remedy("name a directory inside the sandbox without `..`, such as /workspace"));
+    }
+    Ok(())
+}
+
+/// Refuses a path of settings that were not loaded from a file, where `~/` was expanded.
+fn check_absolute(key: &str, path: &Path) -> Result<()> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(Error::settings(format!("`security.sandbox.{key}`: `{path}` is not absolute")))
+}
+
+#[cfg(test)]
+mod tests;
