@@ -136,7 +136,7 @@ pub(crate) struct SurroundingsArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "no_stdin")]
     pub(crate) stdin: Option<PathBuf>,
     /// Run the command on a terminal of its own.
-    #[arg(short = 'T', long)]
+    #[arg(short = 'T', long, conflicts_with = "stdin")]
     pub(crate) tty: bool,
 }
 

@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use openbrain::{
-    Isolation, Settings,
-    doctor::{Check, CheckStatus, Report},
-};
+use openbrain::{Check, CheckStatus, Isolation, Report, Settings};
 
 use crate::{
     args::DoctorArgs,

@@ -29,10 +29,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(crate) fn run(args: ExecArgs) -> Result<u8> {
     let for_machines = args.output.json || args.output.events;
     match execute(args) {
-        Err(failure) if for_machines && !matches!(failure, Failure::Signal(_)) => {
-            print_json(&failure.to_json())?;
-            Ok(failure.code())
-        }
+        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
         result => result,
     }
 }
@@ -120,14 +117,14 @@ impl From<LimitArgs> for Limits {
 async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) -> Result<u8> {
     let mut signals =
         Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
-    let forwarded = exec.tty.is_some() && exec.stdin == Stdin::Pipe;
+    let stdin = exec.stdin.clone();
     let announced = spec.place != Place::Direct && !args.quiet && io::stderr().is_terminal();
     let mut process = tokio::select! {
         process = engine.spawn(exec) => process?,
         kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
         () = announce(announced) => pending().await,
     };
-    let raw_mode = connect(&mut process, forwarded)?;
+    let raw_mode = connect(&mut process, &stdin)?;
     let output = if args.json {
         let output = stream::collect(process, &mut signals).await?;
         print_json(&output)?;
@@ -143,16 +140,18 @@ async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) 
     Ok(exit::of_output(&output, signals.asked()))
 }
 
-/// Connects our terminal to that of the command.
-fn connect(process: &mut Process, forwarded: bool) -> Result<Option<RawMode>> {
-    if !forwarded {
+/// Connects our terminal, or whatever our standard input is, to the terminal of the command.
+fn connect(process: &mut Process, stdin: &Stdin) -> Result<Option<RawMode>> {
+    let Some(terminal) = process.take_stdin() else {
+        return Ok(None);
+    };
+    if *stdin != Stdin::Pipe {
+        terminal::forward(io::empty(), terminal);
         return Ok(None);
     }
     let raw_mode = RawMode::enter()
         .map_err(|e| Failure::system("cannot switch the terminal to raw mode", e))?;
-    if let Some(stdin) = process.take_stdin() {
-        terminal::forward_stdin(stdin);
-    }
+    terminal::forward(io::stdin(), terminal);
     Ok(raw_mode)
 }
 

@@ -2,10 +2,13 @@
 
 use std::{fmt::Display, io};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::SignalKind;
 
-use crate::{console::say, exit};
+use crate::{
+    console::{print_json, say},
+    exit,
+};
 
 /// A result whose error is [`Failure`].
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -68,8 +71,8 @@ impl Failure {
         }
     }
 
-    /// The failure as the JSON object that `--json` prints.
-    pub(crate) fn to_json(&self) -> Value {
+    /// Says on standard output, as one JSON object, what went wrong.
+    pub(crate) fn print_json(&self) -> Result<()> {
         let error = match self {
             Self::Library(error) => error.to_json(),
             Self::Usage { message, remedy } => json!({
@@ -78,14 +81,9 @@ impl Failure {
                 "retryable": false,
                 "remedy": remedy,
             }),
-            Self::Signal(signal) => json!({
-                "code": "cancelled",
-                "message": format!("ended by signal {signal} before the command had started"),
-                "retryable": true,
-                "remedy": null,
-            }),
+            Self::Signal(_) => return Ok(()),
         };
-        json!({ "error": error })
+        print_json(&json!({ "error": error }))
     }
 }
 

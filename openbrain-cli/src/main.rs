@@ -22,7 +22,7 @@ use clap::{CommandFactory, error::ErrorKind};
 
 use crate::{
     args::{Cli, Command},
-    console::{print, print_json},
+    console::print,
     failure::{Failure, Result},
 };
 
@@ -92,7 +92,7 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let tip = more.lines().find_map(|line| line.trim().strip_prefix("tip: "));
     let failure = Failure::usage(message, tip.unwrap_or("`openbrain --help` shows what there is"));
     if args::wants_json(arguments) {
-        return print_json(&failure.to_json()).map_or_else(|e| e.code(), |()| failure.code());
+        return failure.print_json().map_or_else(|error| error.code(), |()| failure.code());
     }
     failure.print();
     failure.code()

@@ -12,6 +12,9 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 /// The size that programs assume where nobody knows better.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { rows: 24, cols: 80 };
 
+/// Control-D.
+const END_OF_INPUT: u8 = 4;
+
 /// How much is read from the terminal at a time.
 const CHUNK: usize = 4096;
 
@@ -52,27 +55,32 @@ pub(crate) fn size() -> TerminalSize {
         .unwrap_or(DEFAULT_SIZE)
 }
 
-/// Passes our standard input on to the command until one of them ends.
+/// Types what `input` has into the command's terminal, until one of them ends.
 ///
 /// Reading happens on a thread of its own that nobody joins: a read from a terminal cannot be
 /// called off.
-pub(crate) fn forward_stdin(mut stdin: ChildStdin) {
+pub(crate) fn forward(mut input: impl Read + Send + 'static, mut stdin: ChildStdin) {
     let (chunks, mut inbox) = mpsc::channel::<Vec<u8>>(1);
     thread::spawn(move || {
         let mut buffer = [0; CHUNK];
-        while let Ok(n @ 1..) = io::stdin().lock().read(&mut buffer) {
+        while let Ok(n @ 1..) = input.read(&mut buffer) {
             if chunks.blocking_send(buffer[..n].to_vec()).is_err() {
                 return;
             }
         }
     });
     tokio::spawn(async move {
+        let mut last = b'\n';
         while let Some(chunk) = inbox.recv().await {
-            if stdin.write_all(&chunk).await.is_err() || stdin.flush().await.is_err() {
+            last = chunk.last().copied().unwrap_or(last);
+            if stdin.write_all(&chunk).await.is_err() {
                 return;
             }
         }
+        // A terminal has no end of its own. Within a line the character that stands for it only
+        // completes what was typed, and has to be typed again (`termios(3)`, VEOF).
+        let ends = if last == b'\n' { 1 } else { 2 };
         // A command that has ended does not need the end of its input.
-        let _ = stdin.shutdown().await;
+        let _ = stdin.write_all(&[END_OF_INPUT; 2][..ends]).await;
     });
 }

@@ -27,7 +27,7 @@ fn an_interrupt_ends_the_command() {
 
 #[test]
 fn an_interrupt_is_the_command_s_to_handle() {
-    let (_place, going) = start("trap 'exit 3' INT; sleep 60 & echo ready; wait");
+    let (_place, going) = start("trap 'kill $!; exit 3' INT; sleep 60 & echo ready; wait");
     going.signal(Signal::INT);
     assert_eq!(going.end(), Some(3));
 }

@@ -58,6 +58,17 @@ fn a_pipe_is_typed_into_the_terminal() {
 }
 
 #[test]
+fn the_end_of_the_input_is_typed_too() {
+    let place = Place::new();
+    for input in ["", "line\n", "no line"] {
+        let ran = place.run_with(&["exec", "-T", "-t", "30", "cat >/dev/null; echo end"], input);
+        assert!(ran.code(0).stdout.ends_with("end\r\n"));
+    }
+    let ran = place.run(&["exec", "-T", "-n", "-t", "30", "cat; echo end"]).code(0);
+    assert!(ran.stdout.ends_with("end\r\n"), "{ran:#?}");
+}
+
+#[test]
 fn the_terminal_has_our_size_and_is_restored() {
     let (ours, theirs) = terminal();
     let mut keyboard = File::from(ours.try_clone().unwrap());
@@ -79,7 +90,7 @@ fn an_interrupt_is_typed() {
     let (ours, theirs) = terminal();
     let mut keyboard = File::from(ours);
     let place = Place::new();
-    let script = "trap 'exit 3' INT; sleep 60 & echo ready; wait";
+    let script = "trap 'kill $!; exit 3' INT; sleep 60 & echo ready; wait";
     let mut command = place.command(&["exec", "--tty", "-t", "30", script]);
     command.stdin(theirs.try_clone().unwrap());
     let mut going = Going::of(command);
@@ -93,7 +104,7 @@ fn an_interrupt_is_typed() {
 fn a_new_size_is_passed_on() {
     let (ours, theirs) = terminal();
     let place = Place::new();
-    let script = "trap 'stty size; exit' WINCH; sleep 60 & echo ready; wait";
+    let script = "trap 'kill $!; stty size; exit' WINCH; sleep 60 & echo ready; wait";
     let mut command = place.command(&["exec", "--tty", "-t", "30", script]);
     command.stdin(theirs);
     let mut going = Going::of(command);
