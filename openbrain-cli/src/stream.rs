@@ -26,17 +26,23 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    fn chunks(&mut self, event: Event) -> Result<Vec<Chunk>> {
+    /// Writes an event, and returns the result when it is the last one.
+    fn write(&mut self, event: Event, to: &mut Writer) -> Result<Option<Output>> {
+        let ended = match &event {
+            Event::Ended(output) => Some(Output::clone(output)),
+            _ => None,
+        };
         match (self, event) {
-            (Self::Plain, Event::Stdout(bytes)) => Ok(vec![Chunk::Out(bytes)]),
-            (Self::Plain, Event::Stderr(bytes)) => Ok(vec![Chunk::Err(bytes)]),
-            (Self::Plain, _) => Ok(Vec::new()),
-            (Self::Records(recorder), event) => recorder
-                .record(event)
-                .iter()
-                .map(|record| json_line(record).map(|line| Chunk::Out(line.into_bytes())))
-                .collect(),
+            (Self::Plain, Event::Stdout(bytes)) => to.push(Chunk::Out(bytes)),
+            (Self::Plain, Event::Stderr(bytes)) => to.push(Chunk::Err(bytes)),
+            (Self::Plain, _) => {}
+            (Self::Records(recorder), event) => {
+                for record in recorder.record(event) {
+                    to.push(Chunk::Out(json_line(&record)?.into_bytes()));
+                }
+            }
         }
+        Ok(ended)
     }
 }
 
@@ -52,36 +58,25 @@ pub(crate) async fn copy(
     let handle = process.handle();
     let deadline = timeout.map(|timeout| Instant::now() + timeout + PATIENCE);
     let mut writer = Writer::start();
-    let mut lost = None;
     let mut overdue = false;
     let output = loop {
         tokio::select! {
             biased;
             () = signals.relay(&handle) => overdue |= signals.ending(),
-            progress = writer.progress(), if lost.is_none() => {
-                lost = progress.err();
-                if lost.is_some() {
-                    handle.cancel();
-                }
-            }
-            event = process.next_event(), if overdue || lost.is_some() || writer.has_room() => {
+            () = writer.progress() => if writer.failed() {
+                handle.cancel();
+            },
+            event = process.next_event(), if overdue || writer.has_room() => {
                 let Some(event) = event? else { continue };
-                let ended = match &event {
-                    Event::Ended(output) => Some(Output::clone(output)),
-                    _ => None,
-                };
-                form.chunks(event)?.into_iter().for_each(|chunk| writer.push(chunk));
-                if let Some(output) = ended {
+                if let Some(output) = form.write(event, &mut writer)? {
                     break output;
                 }
             }
             () = at(deadline), if !overdue => overdue = true,
         }
     };
-    match lost {
-        Some(error) => Err(Failure::output(error)),
-        None => flush(writer, signals, &output).await.map(|()| output),
-    }
+    flush(writer, signals, &output).await?;
+    Ok(output)
 }
 
 /// Collects the result of the command.

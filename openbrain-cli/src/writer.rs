@@ -4,6 +4,7 @@
 //! the end of the command are still seen.
 
 use std::{
+    future::pending,
     io::{self, Write},
     thread::{self, JoinHandle},
 };
@@ -28,7 +29,7 @@ pub(crate) struct Writer {
     chunks: Option<mpsc::UnboundedSender<Chunk>>,
     pushed: usize,
     written: watch::Receiver<usize>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 impl Writer {
@@ -37,7 +38,7 @@ impl Writer {
         let (chunks, inbox) = mpsc::unbounded_channel();
         let (progress, written) = watch::channel(0);
         let thread = thread::spawn(move || write_all(inbox, &progress));
-        Self { chunks: Some(chunks), pushed: 0, written, thread: Some(thread) }
+        Self { chunks: Some(chunks), pushed: 0, written, thread }
     }
 
     /// Adds a chunk to the queue. After a failure it is thrown away.
@@ -49,14 +50,22 @@ impl Writer {
 
     /// Whether the queue is short enough to read on.
     pub(crate) fn has_room(&self) -> bool {
-        self.pushed - *self.written.borrow() < WAITING
+        self.failed() || self.pushed - *self.written.borrow() < WAITING
     }
 
-    /// Waits until more is written. Fails once, and then must not be called again. Cancel-safe.
-    pub(crate) async fn progress(&mut self) -> io::Result<()> {
-        match self.written.changed().await {
-            Ok(()) => Ok(()),
-            Err(_) => self.join(),
+    /// Whether writing has failed; [`Writer::finish`] tells why.
+    pub(crate) fn failed(&self) -> bool {
+        self.chunks.is_none()
+    }
+
+    /// Waits until more is written, or until that fails, once. Cancel-safe.
+    pub(crate) async fn progress(&mut self) {
+        if self.failed() {
+            pending::<()>().await;
+        }
+        // Without a failure the thread runs for as long as it can be given chunks.
+        if self.written.changed().await.is_err() {
+            self.chunks = None;
         }
     }
 
@@ -64,12 +73,7 @@ impl Writer {
     pub(crate) async fn finish(mut self) -> io::Result<()> {
         self.chunks = None;
         while self.written.changed().await.is_ok() {}
-        self.join()
-    }
-
-    /// What became of the thread, which has ended.
-    fn join(&mut self) -> io::Result<()> {
-        let result = self.thread.take().map(JoinHandle::join).unwrap_or(Ok(Ok(())));
+        let result = self.thread.join();
         result.unwrap_or_else(|_| Err(io::Error::other("the writing thread panicked")))
     }
 }
