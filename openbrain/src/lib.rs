@@ -1,26 +1,71 @@
-#![forbid(unsafe_code)]
-#![doc = "stub"]
+//! Runs a command, directly on the host or in a sandbox, and gives back one honest result.
+//!
+//! ```no_run
+//! # async fn demo() -> openbrain::Result<()> {
+//! use std::time::Duration;
+//! use openbrain::Exec;
+//!
+//! let output = Exec::new("pip install requests")
+//!     .sandbox()
+//!     .timeout(Duration::from_secs(600))
+//!     .mount("/path/to/workspace")
+//!     .run()
+//!     .await?;
+//! println!("{:?}: {}", output.status, output.stdout_text());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which verb
+//!
+//! - [`Exec::run`] waits for the end and collects the output, up to a limit.
+//! - [`Exec::spawn`] gives a [`Process`]: live events, standard input, signals. Dropping it kills the
+//!   command with everything that it started.
+//! - [`Exec::run_blocking`] is for programs without an async runtime.
+//! - [`Engine`] has the same verbs with [`Settings`] of your own.
+//!
+//! # Where a command runs
+//!
+//! On the host unless the request or the settings ask for a sandbox. A request for a sandbox ends in
+//! a sandbox or in an [`Error`], never on the host. [`Output::isolation`] says what was enforced.
+//!
+//! The embedded sandbox is built from Linux namespaces by a helper process of a few kilobytes that
+//! this crate carries; it needs no daemon, no root and nothing installed.
+
+#![deny(unsafe_code)]
+
 mod error;
 mod event;
+mod units;
+
+pub mod sandbox;
+
 mod exec;
 mod output;
-pub mod sandbox;
 mod script;
 pub mod settings;
 mod spec;
-mod units;
-pub use error::*;
-pub use event::*;
-pub use exec::*;
-pub use output::*;
-pub use script::languages;
-pub use settings::Settings;
-pub use spec::*;
-pub use units::{MAX_TIMEOUT, parse_duration, parse_size};
-pub mod backend {
-    pub struct Backend;
-}
-pub struct Process;
-impl Process {
-    pub fn take_stdin(&self) {}
-}
+
+mod process;
+
+pub mod backend;
+
+mod doctor;
+mod engine;
+
+pub use self::{
+    doctor::{Check, CheckStatus, Report, doctor},
+    engine::Engine,
+    error::{Error, ErrorKind, Result},
+    event::{Data, Event, Record, RecordKind, Recorder},
+    exec::{Command, Exec, Stdin, TerminalSize},
+    output::{
+        BackendName, Captured, CommandFailed, Denial, Output, Resources, Status,
+    },
+    process::{ChildStdin, Handle, Process},
+    sandbox::{Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE},
+    script::languages,
+    settings::Settings,
+    spec::{Place, SandboxSpec, ServerSpec, Spec, System},
+    units::{MAX_TIMEOUT, parse_duration, parse_size},
+};

@@ -28,7 +28,7 @@ use crate::{
     backend::{Order, Running},
     error::{Error, Result},
     event::Event,
-    exec::{Stdin, TerminalSize},
+    exec::TerminalSize,
     output::{BackendName, Captured, Output},
     sandbox::Isolation,
     spec::Spec,

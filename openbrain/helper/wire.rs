@@ -1,0 +1,248 @@
+//! What the library and the helper say to each other, shared by both as one source file.
+//!
+//! The library compiles a run into a *plan*: flat lists of system calls and the data that they point
+//! to. The helper checks the frame, adds its own addresses, and executes. Everything is in the byte
+//! order of the machine; both ends are always the same build.
+
+/// First word of a plan. Changes with the format.
+pub const MAGIC: u32 = 0x6f62_7031;
+
+/// How many registers a plan may use.
+pub const REGISTERS: usize = 250;
+/// The register that holds the process id of the child, in the sections of the monitor.
+pub const CHILD: u8 = 0;
+/// In [`Call::save`]: the result is not kept.
+pub const NO_REGISTER: u8 = u8::MAX;
+
+/// First descriptor of those that the library passes; below are the helper's own.
+pub const FIRST_FD: i32 = 3;
+/// Reports to the library are written here.
+pub const REPORT_FD: i32 = 0;
+/// Orders are read here.
+pub const ORDER_FD: i32 = 1;
+
+/// The parts of a plan, in the order in which a run meets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Section {
+    /// The monitor, before it makes the child.
+    Before = 0,
+    /// The monitor, when the child exists.
+    Beside = 1,
+    /// The first process of the sandbox, before it makes the command.
+    Inside = 2,
+    /// The command, up to its `execve`.
+    Command = 3,
+    /// The first process of the sandbox, when the command runs.
+    Reaper = 4,
+    /// The monitor, when everything is over.
+    Cleanup = 5,
+}
+
+/// How many [`Section`]s there are.
+pub const SECTIONS: usize = 6;
+
+/// The start of a plan.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Header {
+    pub magic: u32,
+    /// Whether the child is the first process of a sandbox; otherwise it is the command itself.
+    pub sandbox: u32,
+    /// Flags of `clone(2)` for the child of a sandbox.
+    pub clone_flags: u64,
+    /// How many of the passed descriptors the monitor keeps for [`Section::Cleanup`].
+    pub kept_fds: u32,
+    /// Milliseconds between two looks at the memory of the sandbox.
+    pub memory_interval_ms: u32,
+    /// Bytes of memory above which the sandbox is killed; 0 for no watch.
+    pub memory_limit: u64,
+    /// Bytes of a page, in which the kernel counts resident memory.
+    pub page_size: u64,
+    /// The calls of each section.
+    pub sections: [Range; SECTIONS],
+    /// Places in the data that hold an offset into the data and want an address.
+    pub relocations: Range,
+    /// The data; `count` is in bytes.
+    pub data: Range,
+}
+
+/// A part of a plan: where it starts, in bytes from the start of the plan, and how many elements.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Range {
+    pub at: u32,
+    pub count: u32,
+}
+
+/// One system call, or one of the [`pseudo`] calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    pub number: i32,
+    /// Register for the result, or [`NO_REGISTER`].
+    pub save: u8,
+    /// One of [`on_error`].
+    pub on_error: u8,
+    /// One of [`kind`] for each argument.
+    pub kinds: [u8; 6],
+    pub padding: u32,
+    pub args: [u64; 6],
+}
+
+/// What an argument is.
+pub mod kind {
+    /// The value itself.
+    pub const VALUE: u8 = 0;
+    /// An offset into the data, passed as an address.
+    pub const DATA: u8 = 1;
+    /// The number of a register, passed as its content.
+    pub const REGISTER: u8 = 2;
+}
+
+/// What a failed call means.
+pub mod on_error {
+    /// The run has failed.
+    pub const STOP: u8 = 0;
+    /// Nothing.
+    pub const IGNORE: u8 = 1;
+    /// Try the next call: the candidates of a search along `PATH`.
+    pub const NEXT: u8 = 2;
+}
+
+/// Calls that the helper itself carries out.
+pub mod pseudo {
+    /// `(data, value)`: fails with ESTALE unless the eight bytes at `data` are `value`.
+    pub const EXPECT: i32 = -1;
+    /// `(value, data)`: writes the low four bytes of `value` to `data`.
+    pub const STORE: i32 = -2;
+    /// `(pid, name, flags)`: opens `/proc/<pid>/<name>`.
+    pub const OPEN_PROC: i32 = -3;
+    /// `(flags)`: makes a child with these clone flags that sleeps until it is killed.
+    pub const PARK: i32 = -4;
+}
+
+/// What the library orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Order {
+    /// A signal for the command's process group, or [`Order::KILL`].
+    pub signal: i32,
+}
+
+impl Order {
+    /// In [`Order::signal`]: kill everything.
+    pub const KILL: i32 = 0;
+}
+
+/// What the helper reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Report {
+    /// One of [`report`].
+    pub kind: u32,
+    /// The section of the failed call, or the raw wait status.
+    pub first: i32,
+    /// The index of the failed call in its section.
+    pub second: i32,
+    /// The error number.
+    pub errno: i32,
+    /// Processor time of everything that was reaped, in microseconds.
+    pub cpu_us: u64,
+    /// Largest resident set of one process, in bytes.
+    pub max_rss: u64,
+}
+
+/// The kinds of [`Report`].
+pub mod report {
+    /// A call failed before the command ran; nothing has run.
+    pub const FAILED: u32 = 1;
+    /// `execve` failed; nothing has run.
+    pub const EXEC_FAILED: u32 = 2;
+    /// The command runs.
+    pub const STARTED: u32 = 3;
+    /// The command ended, with this wait status.
+    pub const EXITED: u32 = 4;
+    /// The memory watch killed the sandbox.
+    pub const OUT_OF_MEMORY: u32 = 5;
+    /// Nothing is left of the command.
+    pub const ENDED: u32 = 6;
+    /// Carries the descriptor of the sandbox's own pseudo-terminal.
+    pub const TERMINAL: u32 = 7;
+}
+
+/// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and
+/// offset in range. What the calls then do is the library's business.
+pub fn is_sound(plan: &[u8]) -> bool {
+    let Some(header) = read::<Header>(plan, 0) else {
+        return false;
+    };
+    let inside = |range: Range, size: usize| {
+        let length = (range.count as u64).checked_mul(size as u64);
+        let end = length.and_then(|length| length.checked_add(range.at as u64));
+        range.at.is_multiple_of(8) && end.is_some_and(|end| end <= plan.len() as u64)
+    };
+    let relocation = |index: u32| {
+        let offset = read::<u32>(plan, header.relocations.at as usize + index as usize * 4);
+        offset.is_some_and(|o| o.is_multiple_of(8) && o as u64 + 8 <= header.data.count as u64)
+    };
+    header.magic == MAGIC
+        && inside(header.data, 1)
+        && inside(header.relocations, 4)
+        && header.sections.iter().all(|section| inside(*section, size_of::<Call>()))
+        && (0..header.relocations.count).all(relocation)
+        && header.sections.iter().all(|section| {
+            (0..section.count as usize).all(|index| {
+                let at = section.at as usize + index * size_of::<Call>();
+                read::<Call>(plan, at).is_some_and(|call| call_is_sound(&call, header.data.count))
+            })
+        })
+}
+
+fn call_is_sound(call: &Call, data: u32) -> bool {
+    let arguments = call.kinds.iter().zip(call.args).all(|(kind, arg)| match *kind {
+        kind::VALUE => true,
+        kind::DATA => arg <= data as u64,
+        kind::REGISTER => arg < REGISTERS as u64,
+        _ => false,
+    });
+    let wide = match call.number {
+        pseudo::EXPECT => call.kinds[0] == kind::DATA && call.args[0] + 8 <= data as u64,
+        pseudo::STORE => call.kinds[1] == kind::DATA && call.args[1] + 4 <= data as u64,
+        _ => true,
+    };
+    let save = call.save == NO_REGISTER || (call.save as usize) < REGISTERS;
+    arguments && wide && save && call.on_error <= on_error::NEXT
+}
+
+/// A value that may be made of any bytes, and whose bytes may be looked at.
+///
+/// # Safety
+///
+/// Every bit pattern must be a valid value, and there must be no padding.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: these types are integers, and structures of integers without implicit padding.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for Header {}
+// SAFETY: as above.
+unsafe impl Plain for Call {}
+// SAFETY: as above.
+unsafe impl Plain for Order {}
+// SAFETY: as above.
+unsafe impl Plain for Report {}
+
+/// Copies a value out of bytes, when they are enough.
+pub fn read<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
+    let part = bytes.get(at..at.checked_add(size_of::<T>())?)?;
+    // SAFETY: `part` has the size of a `T`, whose every bit pattern is valid, and the read does
+    // not need alignment.
+    Some(unsafe { part.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes of a value.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: a `Plain` value has no padding, so that all its bytes are initialised.
+    unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
+}

@@ -1,0 +1,85 @@
+//! Commands on the host: trusted, with no isolation, but with the same guard.
+
+use std::{ffi::OsString, os::fd::AsFd};
+
+use super::{
+    Backend, BoxFuture, Running,
+    helper::{self, CommandPlan, Guarded, Program, Section, wire},
+};
+use crate::{
+    error::{Error, Result},
+    output::BackendName,
+    sandbox::Isolation,
+    spec::Spec,
+};
+
+/// The host itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Direct;
+
+impl Backend for Direct {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(spawn(spec))
+    }
+}
+
+async fn spawn(spec: &Spec) -> Result<Running> {
+    let (ends, streams) = match spec.tty {
+        Some(size) => helper::open_terminal(size)?,
+        None => helper::open(&spec.stdin)?,
+    };
+    let script = CommandPlan::program(spec)?;
+    let file = script.file.as_deref().map(helper::script_file).transpose()?;
+    let program = compile(spec, &script.argv, file.is_some())?;
+    let mut fds = ends.as_fds().to_vec();
+    fds.extend(file.as_ref().map(AsFd::as_fd));
+    let link = helper::launch(&program, &fds)?;
+    drop(ends);
+    helper::started(&link, &program).await.map_err(|failure| {
+        let machine = |what, e| Error::system(format!("cannot {what}"), e);
+        failure.into_error(&script.argv[0], machine)
+    })?;
+    Ok(Running {
+        backend: BackendName::Direct,
+        sandbox_id: None,
+        isolation: Isolation::none(),
+        warnings: Vec::new(),
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        control: Box::new(Guarded::new(link, streams.terminal)),
+    })
+}
+
+/// The run as a program: the helper becomes sub-reaper, so that whatever the command leaves behind
+/// stays within its reach.
+fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
+    let mut program = Program::default();
+    let args = [libc::PR_SET_CHILD_SUBREAPER.into(), 1.into()];
+    program.call(Section::Before, libc::SYS_prctl, args, "become a sub-reaper");
+    let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
+    let command = CommandPlan {
+        env: environment(spec),
+        first_fd: wire::FIRST_FD,
+        terminal: spec.tty.is_some(),
+        workdir: spec.workdir.as_deref(),
+        rlimits: nofile.into_iter().collect(),
+    };
+    command.prepare(&mut program, has_file);
+    // Cleared by the kernel when the command executes a set-user-ID program; the sub-reaper then
+    // still kills it.
+    let args = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
+    program.call(Section::Command, libc::SYS_prctl, args, "tie the command to its guard");
+    command.execute(&mut program, argv)?;
+    Ok(program)
+}
+
+/// The caller's environment, with what the request sets. It is no setting: it belongs to the
+/// command, and nothing here looks into it.
+fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<_> = std::env::vars_os()
+        .filter(|(name, _)| name.to_str().is_none_or(|name| !spec.env.contains_key(name)))
+        .collect();
+    env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env
+}

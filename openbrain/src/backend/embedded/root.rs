@@ -1,0 +1,529 @@
+//! The sandbox's file system as system calls: an empty root, and what is let in.
+//!
+//! Everything of the host is cloned first, while the host's tree is still in view; then the new root
+//! covers `/proc`, which always exists, and is filled with relative paths; then it becomes `/`.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{
+    etc,
+    host::{Host, Identity, Kind, SystemEntry},
+    sources::Source,
+};
+use crate::{
+    backend::helper::{Arg, Data, Program, Register, Section},
+    sandbox::MountMode,
+    spec::System,
+};
+
+const IN: Section = Section::Inside;
+
+/// Where the new root is mounted until it becomes `/`.
+const COVERED: &str = "/proc";
+/// The sized file system that takes everything the sandbox writes: its root is where the new `/proc`
+/// will cover it, and its directories are cloned to their places.
+const SCRATCH: &str = "proc";
+/// Where the upper layers of overlays are, out of the sandbox's sight.
+const LAYERS: &str = "proc/layers";
+/// What parts of `/proc` are covered with.
+const EMPTY_FILE: &str = "proc/empty-file";
+const EMPTY_DIRECTORY: &str = "proc/empty-directory";
+
+/// Directories of the sandbox that are its own: `(path, name in the scratch file system, mode)`.
+const OWN: [(&str, &str, u32); 6] = [
+    ("run", "run", 0o755),
+    ("var/tmp", "var-tmp", 0o1777),
+    ("dev/shm", "shm", 0o1777),
+    ("home/sandbox", "home", 0o700),
+    ("workspace", "workspace", 0o755),
+    ("tmp", "tmp", 0o1777),
+];
+
+/// Device files that are let in.
+const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+
+/// Links below `/dev`.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+    ("pts/ptmx", "dev/ptmx"),
+];
+
+// Attributes of mounts (`mount_setattr(2)`).
+const READ_ONLY: u64 = 1;
+const NO_SUID: u64 = 2;
+const NO_DEV: u64 = 4;
+const NO_EXEC: u64 = 8;
+const ID_MAPPED: u64 = 0x10_0000;
+
+const OPEN_TREE_CLONE: u32 = 1;
+const RECURSIVE: u32 = 0x8000;
+const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
+const MOVE_FROM_EMPTY_PATH: u32 = 4;
+const FSCONFIG_SET_STRING: i32 = 1;
+const FSCONFIG_CREATE: i32 = 6;
+
+/// What the file system is built from.
+pub(crate) struct Root<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) identity: Identity,
+    pub(crate) sources: &'a [Source],
+    /// Number of the first source's descriptor in the helper.
+    pub(crate) first_fd: i32,
+    pub(crate) system: System,
+    /// Size of everything that is written outside of mounts, in bytes.
+    pub(crate) disk: Option<u64>,
+}
+
+/// Something of the host, cloned and not yet in its place.
+struct Cloned {
+    mount: Register,
+    target: PathBuf,
+    kind: Kind,
+}
+
+impl Root<'_> {
+    /// As root, sources are cloned by the monitor, which can reach them and can make them belong to
+    /// the sandbox's user; returns their mounts.
+    pub(crate) fn prepare(&self, to: &mut Program) -> Vec<Register> {
+        let mut mounts = Vec::new();
+        if self.identity == Identity::Root {
+            let mut owners: Vec<((u32, u32), Register)> = Vec::new();
+            for (fd, source) in (self.first_fd..).zip(self.sources) {
+                let known = owners.iter().find(|(owner, _)| *owner == source.owner);
+                let namespace = match known {
+                    Some((_, namespace)) => *namespace,
+                    None => id_map_namespace(to, source.owner),
+                };
+                owners.push((source.owner, namespace));
+                mounts.push(clone_as_owner(to, source, fd, namespace));
+            }
+        }
+        mounts
+    }
+
+    /// Builds the file system and makes it `/`.
+    pub(crate) fn build(&self, to: &mut Program, prepared: &[Register]) {
+        let sources = self.clone_sources(to, prepared);
+        let system = self.clone_system(to);
+        let own_etc: Vec<Cloned> = self
+            .host
+            .etc
+            .iter()
+            .map(|(path, kind)| clone_read_only(to, path, *kind))
+            .collect();
+        let devices = clone_devices(to);
+
+        // The host's changes to its own tree are no longer ours.
+        let private = Arg::from((libc::MS_REC | libc::MS_PRIVATE) as u64);
+        let (none, slash) = (to.text(""), to.text("/"));
+        to.call(IN, libc::SYS_mount, [none, slash, none, private, 0.into()], "leave the host's mounts");
+        let root = self.make_root(to);
+        self.make_own_directories(to);
+        for (target, content) in system.iter().filter_map(|(c, link)| Some((c, link.as_ref()?))) {
+            symlink(to, content, &target.target);
+        }
+        let directories = system.into_iter().filter(|(_, link)| link.is_none()).map(|(c, _)| c);
+        for directory in directories {
+            let overlay = self.system == System::Overlay && directory.target == Path::new("usr");
+            place(to, &directory);
+            if overlay {
+                overlay_usr(to);
+            }
+        }
+        self.make_etc(to, &own_etc);
+        make_devices(to, &devices);
+        for (cloned, source) in sources.iter().zip(self.sources) {
+            place(to, cloned);
+            if source.mode == MountMode::Overlay {
+                overlay(to, &cloned.target);
+            }
+        }
+        self.make_proc(to);
+        set_attributes(to, IN, root, READ_ONLY, 0, "make the root read-only");
+        pivot(to);
+    }
+
+    /// Clones the sources: opened again by the sandbox's own user, and compared with what was
+    /// checked, because a descriptor from another mount namespace cannot be cloned.
+    fn clone_sources(&self, to: &mut Program, prepared: &[Register]) -> Vec<Cloned> {
+        let mut cloned = Vec::new();
+        for (index, source) in self.sources.iter().enumerate() {
+            let mount = match prepared.get(index) {
+                Some(mount) => *mount,
+                None => clone_checked(to, source),
+            };
+            let target = relative(&source.target);
+            cloned.push(Cloned { mount, target, kind: source.kind });
+        }
+        cloned
+    }
+
+    /// System directories, and links with their content.
+    fn clone_system(&self, to: &mut Program) -> Vec<(Cloned, Option<PathBuf>)> {
+        let mut entries = Vec::new();
+        for entry in &self.host.system {
+            entries.push(match entry {
+                SystemEntry::Directory(path) => {
+                    (clone_read_only(to, path, Kind::Directory), None)
+                }
+                SystemEntry::Link(path, content) => {
+                    let nothing = Program::child();
+                    let target = relative(path);
+                    (Cloned { mount: nothing, target, kind: Kind::File }, Some(content.clone()))
+                }
+            });
+        }
+        entries
+    }
+
+    /// An empty root, entered, and the scratch file system in it.
+    fn make_root(&self, to: &mut Program) -> Register {
+        let root = file_system(to, "tmpfs", &[("size", "16m"), ("mode", "0755")], NO_SUID | NO_DEV);
+        attach(to, root, Path::new(COVERED));
+        to.call(IN, libc::SYS_fchdir, [root.into()], "enter the new root");
+        for path in ["dev", "dev/pts", "etc", "proc"] {
+            make_directory(to, Path::new(path), 0o755);
+        }
+        let size = self.disk.map(|bytes| bytes.to_string());
+        // An inode costs kernel memory of about this size, which no size limit counts.
+        let inodes = self.disk.map(|bytes| (bytes / 1024).clamp(1024, 1 << 20).to_string());
+        let mut options = vec![("mode", "0755")];
+        options.extend(size.as_deref().map(|size| ("size", size)));
+        options.extend(inodes.as_deref().map(|inodes| ("nr_inodes", inodes)));
+        let scratch = file_system(to, "tmpfs", &options, NO_SUID | NO_DEV);
+        attach(to, scratch, Path::new(SCRATCH));
+        root
+    }
+
+    fn make_own_directories(&self, to: &mut Program) {
+        for (path, name, mode) in OWN {
+            let hidden = PathBuf::from(SCRATCH).join(name);
+            make_directory(to, &hidden, mode);
+            let text = to.text(hidden.as_os_str());
+            // `mkdir(2)` applies the mask of the host process.
+            let args = [Arg::from(libc::AT_FDCWD), text, mode.into(), 0.into()];
+            to.call(IN, libc::SYS_fchmodat, args, "set the mode of a directory");
+            let mount = clone_tree(to, &hidden);
+            place(to, &Cloned { mount, target: path.into(), kind: Kind::Directory });
+        }
+        make_directory(to, Path::new(LAYERS), 0o700);
+    }
+
+    fn make_etc(&self, to: &mut Program, bound: &[Cloned]) {
+        for (name, content) in etc::files(self.identity.inside()) {
+            write_file(to, &format!("etc/{name}"), &content);
+        }
+        symlink(to, Path::new("/proc/self/mounts"), Path::new("etc/mtab"));
+        bound.iter().for_each(|entry| place(to, entry));
+    }
+
+    /// A `/proc` of the sandbox's own processes, with what tells about the machine covered.
+    fn make_proc(&self, to: &mut Program) {
+        let covers = self.make_covers(to);
+        let proc = file_system(to, "proc", &[], NO_SUID | NO_DEV | NO_EXEC);
+        attach(to, proc, Path::new("proc"));
+        // One more user namespace, made below, and then no other.
+        write_file(to, "proc/sys/user/max_user_namespaces", "1");
+        for name in &self.host.proc_read_only {
+            let path = Path::new("proc").join(name);
+            let mount = clone_tree(to, &path);
+            set_attributes(to, IN, mount, READ_ONLY, 0, "make a part of /proc read-only");
+            attach(to, mount, &path);
+        }
+        for cover in covers {
+            attach(to, cover.mount, &cover.target);
+        }
+    }
+
+    /// Empty files and directories of our own to cover parts of `/proc` with: nothing that the
+    /// sandbox could swap (CVE-2025-31133). They lie in the scratch file system, out of sight.
+    fn make_covers(&self, to: &mut Program) -> Vec<Cloned> {
+        make_directory(to, Path::new(EMPTY_DIRECTORY), 0o555);
+        write_file(to, EMPTY_FILE, "");
+        let mut covers = Vec::new();
+        for (name, kind) in &self.host.proc_masks {
+            let cover = match kind {
+                Kind::File => EMPTY_FILE,
+                Kind::Directory => EMPTY_DIRECTORY,
+            };
+            let mount = clone_tree(to, Path::new(cover));
+            let attributes = READ_ONLY | NO_SUID | NO_DEV | NO_EXEC;
+            set_attributes(to, IN, mount, attributes, 0, "make a cover read-only");
+            covers.push(Cloned { mount, target: Path::new("proc").join(name), kind: *kind });
+        }
+        covers
+    }
+}
+
+/// A user namespace in which the owner of a source is the sandbox's user.
+fn id_map_namespace(to: &mut Program, (uid, gid): (u32, u32)) -> Register {
+    let section = Section::Before;
+    let sleeper = to.park(section, libc::CLONE_NEWUSER);
+    let (user, group) = Identity::Root.outside();
+    for (file, from, onto) in [("uid_map", uid, user), ("gid_map", gid, group)] {
+        let fd = to.open_proc(section, sleeper, file, libc::O_WRONLY | libc::O_CLOEXEC);
+        write(to, section, fd, &format!("{from} {onto} 1"), "map the owner of a mount");
+    }
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    let namespace = to.open_proc(section, sleeper, "ns/user", flags);
+    let kill = [sleeper.into(), libc::SIGKILL.into()];
+    to.call(section, libc::SYS_kill, kill, "end a process");
+    let wait = [sleeper.into(), 0.into(), 0.into(), 0.into()];
+    to.call(section, libc::SYS_wait4, wait, "reap a process");
+    namespace
+}
+
+/// Clones a source with its owner mapped to the sandbox's user, so that what the sandbox writes
+/// belongs to the owner, and nothing else of the owner's is in reach.
+fn clone_as_owner(to: &mut Program, source: &Source, fd: i32, namespace: Register) -> Register {
+    let section = Section::Before;
+    let path = to.text("");
+    let flags = OPEN_TREE_CLONE | RECURSIVE | EMPTY_PATH | libc::O_CLOEXEC as u32;
+    let name = source.path.display();
+    let args = [fd.into(), path, flags.into()];
+    let mount = to.keep(section, libc::SYS_open_tree, args, format!("clone the mount of `{name}`"));
+    let attributes = NO_SUID | NO_DEV | ID_MAPPED | read_only(source.mode);
+    let block = attribute_block(to, attributes);
+    to.store(section, namespace, block.plus(24));
+    let args = attribute_args(to, mount, block);
+    let what = format!(
+        "make `{name}` belong to the sandbox's user (its file system may not support id-mapped mounts)"
+    );
+    to.call(section, libc::SYS_mount_setattr, args, what);
+    mount
+}
+
+/// Clones a source after comparing it with what was checked.
+fn clone_checked(to: &mut Program, source: &Source) -> Register {
+    const STATX_INO: u32 = 0x100;
+    let name = source.path.display();
+    let path = to.text(source.path.as_os_str());
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let args = [libc::AT_FDCWD.into(), path, flags.into(), 0.into()];
+    let fd = to.keep(IN, libc::SYS_openat, args, format!("open `{name}`"));
+    let (found, none) = (to.data(&[0; 256]), to.text(""));
+    let args = [fd.into(), none, EMPTY_PATH.into(), STATX_INO.into(), found.into()];
+    to.call(IN, libc::SYS_statx, args, format!("look at `{name}`"));
+    let id = source.identity;
+    let device = u64::from(id.major) | u64::from(id.minor) << 32;
+    let what = format!("mount `{name}`: it was replaced meanwhile");
+    to.expect(IN, found.plus(32), id.inode, what.clone());
+    to.expect(IN, found.plus(136), device, what);
+    let flags = OPEN_TREE_CLONE | RECURSIVE | EMPTY_PATH | libc::O_CLOEXEC as u32;
+    let args = [fd.into(), none, flags.into()];
+    let mount = to.keep(IN, libc::SYS_open_tree, args, format!("clone the mount of `{name}`"));
+    let attributes = NO_SUID | NO_DEV | read_only(source.mode);
+    set_attributes(to, IN, mount, attributes, RECURSIVE, format!("restrict `{name}`"));
+    mount
+}
+
+/// The lower layer of an overlay is never written to either.
+fn read_only(mode: MountMode) -> u64 {
+    match mode {
+        MountMode::Rw => 0,
+        MountMode::Ro | MountMode::Overlay => READ_ONLY,
+    }
+}
+
+fn clone_read_only(to: &mut Program, path: &Path, kind: Kind) -> Cloned {
+    let mount = clone_tree(to, path);
+    let attributes = READ_ONLY | NO_SUID | NO_DEV;
+    let what = format!("make `{}` read-only", path.display());
+    set_attributes(to, IN, mount, attributes, RECURSIVE, what);
+    Cloned { mount, target: relative(path), kind }
+}
+
+fn clone_devices(to: &mut Program) -> Vec<Cloned> {
+    DEVICES
+        .iter()
+        .map(|name| {
+            let path = Path::new("/dev").join(name);
+            let mount = clone_tree(to, &path);
+            set_attributes(to, IN, mount, NO_SUID | NO_EXEC, 0, "restrict a device");
+            Cloned { mount, target: relative(&path), kind: Kind::File }
+        })
+        .collect()
+}
+
+fn make_devices(to: &mut Program, devices: &[Cloned]) {
+    devices.iter().for_each(|device| place(to, device));
+    let options = [("ptmxmode", "0666"), ("mode", "0620")];
+    let terminals = file_system(to, "devpts", &options, NO_SUID | NO_EXEC);
+    attach(to, terminals, Path::new("dev/pts"));
+    for (content, path) in DEVICE_LINKS {
+        symlink(to, Path::new(content), Path::new(path));
+    }
+}
+
+/// Puts a throw-away layer over a directory of the new root.
+fn overlay(to: &mut Program, target: &Path) {
+    let name = target.to_string_lossy().replace('/', "-");
+    let upper = PathBuf::from(LAYERS).join(format!("{name}-upper"));
+    let work = PathBuf::from(LAYERS).join(format!("{name}-work"));
+    make_directory(to, &upper, 0o755);
+    make_directory(to, &work, 0o755);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (lower, upper, work) = (text(target), text(&upper), text(&work));
+    let options = [("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
+    let mut all = vec![("userxattr", "")];
+    all.extend(options);
+    let mount = file_system(to, "overlay", &all, NO_SUID | NO_DEV);
+    attach(to, mount, target);
+}
+
+/// `/usr` under a throw-away layer, in which `/usr/local` belongs to the sandbox's user.
+fn overlay_usr(to: &mut Program) {
+    for path in ["", "/local", "/local/bin", "/local/etc", "/local/include", "/local/lib", "/local/sbin", "/local/share", "/local/share/man"] {
+        make_directory(to, Path::new(&format!("{LAYERS}/usr-upper{path}")), 0o755);
+    }
+    overlay(to, Path::new("usr"));
+}
+
+/// The new root becomes `/`, and the host's tree is gone.
+fn pivot(to: &mut Program) {
+    let dot = to.text(".");
+    to.call(IN, libc::SYS_pivot_root, [dot, dot], "change the root");
+    let detach = Arg::from(libc::MNT_DETACH);
+    to.call(IN, libc::SYS_umount2, [dot, detach], "detach the host's tree");
+    let slash = to.text("/");
+    to.call(IN, libc::SYS_chdir, [slash], "enter the new root");
+}
+
+/// A new file system that is not attached yet.
+fn file_system(
+    to: &mut Program,
+    kind: &'static str,
+    options: &[(&str, &str)],
+    attributes: u64,
+) -> Register {
+    const FSOPEN_CLOEXEC: u32 = 1;
+    let name = to.text(kind);
+    let what = format!("make a {kind} file system");
+    let context = to.keep(IN, libc::SYS_fsopen, [name, FSOPEN_CLOEXEC.into()], what.clone());
+    for (key, value) in options {
+        let flag = value.is_empty();
+        let (key, value) = (to.text(key), to.text(value));
+        let command = if flag { 0 } else { FSCONFIG_SET_STRING };
+        let value = if flag { 0.into() } else { value };
+        let args = [context.into(), command.into(), key, value, 0.into()];
+        to.call(IN, libc::SYS_fsconfig, args, what.clone());
+    }
+    let args = [context.into(), FSCONFIG_CREATE.into(), 0.into(), 0.into(), 0.into()];
+    to.call(IN, libc::SYS_fsconfig, args, what.clone());
+    let args = [context.into(), 1.into(), attributes.into()];
+    to.keep(IN, libc::SYS_fsmount, args, what)
+}
+
+/// Clones the mount at a path with everything mounted below it.
+fn clone_tree(to: &mut Program, path: &Path) -> Register {
+    let text = to.text(path.as_os_str());
+    let flags = OPEN_TREE_CLONE | RECURSIVE | libc::O_CLOEXEC as u32;
+    let args = [libc::AT_FDCWD.into(), text, flags.into()];
+    to.keep(IN, libc::SYS_open_tree, args, format!("clone the mount of `{}`", path.display()))
+}
+
+fn set_attributes(
+    to: &mut Program,
+    section: Section,
+    mount: Register,
+    attributes: u64,
+    flags: u32,
+    what: impl Into<std::borrow::Cow<'static, str>>,
+) {
+    let block = attribute_block(to, attributes);
+    let mut args = attribute_args(to, mount, block);
+    args[2] = (EMPTY_PATH | flags).into();
+    to.call(section, libc::SYS_mount_setattr, args, what);
+}
+
+/// A `struct mount_attr` that sets attributes.
+fn attribute_block(to: &mut Program, attributes: u64) -> Data {
+    to.words([attributes.into(), 0.into(), 0.into(), 0.into()])
+}
+
+fn attribute_args(to: &mut Program, mount: Register, block: Data) -> [Arg; 5] {
+    let none = to.text("");
+    [mount.into(), none, (EMPTY_PATH | RECURSIVE).into(), block.into(), 32.into()]
+}
+
+/// Makes the mount point of something cloned, and attaches it there.
+fn place(to: &mut Program, cloned: &Cloned) {
+    let parents: Vec<&Path> = cloned.target.ancestors().skip(1).collect();
+    for parent in parents.iter().rev().filter(|parent| **parent != Path::new("")) {
+        make_directory(to, parent, 0o755);
+    }
+    match cloned.kind {
+        Kind::Directory => make_directory(to, &cloned.target, 0o755),
+        Kind::File => {
+            let path = to.text(cloned.target.as_os_str());
+            let args = [libc::AT_FDCWD.into(), path, 0o100444.into(), 0.into()];
+            to.try_call(IN, libc::SYS_mknodat, args);
+        }
+    }
+    attach(to, cloned.mount, &cloned.target);
+}
+
+fn attach(to: &mut Program, mount: Register, target: &Path) {
+    let (none, path) = (to.text(""), to.text(target.as_os_str()));
+    let args = [mount.into(), none, libc::AT_FDCWD.into(), path, MOVE_FROM_EMPTY_PATH.into()];
+    to.call(IN, libc::SYS_move_mount, args, format!("mount on `/{}`", target.display()));
+}
+
+/// Makes a directory; one that exists already is as good.
+fn make_directory(to: &mut Program, path: &Path, mode: u32) {
+    let path = to.text(path.as_os_str());
+    to.try_call(IN, libc::SYS_mkdirat, [libc::AT_FDCWD.into(), path, mode.into()]);
+}
+
+fn symlink(to: &mut Program, content: &Path, path: &Path) {
+    let args = [to.text(content.as_os_str()), libc::AT_FDCWD.into(), to.text(path.as_os_str())];
+    to.call(IN, libc::SYS_symlinkat, args, format!("link `/{}`", path.display()));
+}
+
+fn write_file(to: &mut Program, path: &str, content: &str) {
+    let name = to.text(path);
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+    let args = [libc::AT_FDCWD.into(), name, flags.into(), 0o644.into()];
+    let fd = to.keep(IN, libc::SYS_openat, args, format!("write `/{path}`"));
+    if !content.is_empty() {
+        write(to, IN, fd, content, format!("write `/{path}`"));
+    }
+    to.call(IN, libc::SYS_close, [fd.into()], "close a file");
+}
+
+/// Writes a text in one call, as files of `/proc` want it.
+pub(super) fn write(
+    to: &mut Program,
+    section: Section,
+    fd: Register,
+    text: &str,
+    what: impl Into<std::borrow::Cow<'static, str>>,
+) {
+    let data = to.data(text.as_bytes());
+    let args = [fd.into(), data.into(), (text.len() as u64).into()];
+    to.call(section, libc::SYS_write, args, what);
+}
+
+/// The path below the new root.
+fn relative(path: &Path) -> PathBuf {
+    path.components().filter(|c| matches!(c, Component::Normal(_))).collect()
+}
+
+/// What the sandbox may write to, as it sees it.
+pub(crate) fn writable(sources: &[Source], system: System) -> Vec<(PathBuf, Kind)> {
+    let read_only = |path: &Path| {
+        let mount = sources.iter().find(|source| source.target == path);
+        mount.is_some_and(|source| source.mode == MountMode::Ro)
+    };
+    let own = OWN.iter().map(|(path, ..)| (Path::new("/").join(path), Kind::Directory));
+    let devices = DEVICES.iter().map(|name| (Path::new("/dev").join(name), Kind::File));
+    let others = ["/dev/pts", "/proc"].map(|path| (PathBuf::from(path), Kind::Directory));
+    let mounts = sources.iter().filter(|source| source.mode != MountMode::Ro);
+    let mounts = mounts.map(|source| (source.target.clone(), source.kind));
+    let usr = (system == System::Overlay).then(|| (PathBuf::from("/usr"), Kind::Directory));
+    let all = own.chain(devices).chain(others).chain(mounts).chain(usr);
+    all.filter(|(path, _)| !read_only(path)).collect()
+}

@@ -1,0 +1,143 @@
+//! Host paths that a request makes visible: opened and checked before anything is built.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::host::{Host, Kind, SystemEntry};
+use crate::{
+    error::{Error, Result},
+    sandbox::{Mount, MountMode},
+    spec::SandboxSpec,
+};
+
+/// A host path, held open.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Path without symbolic links, for processes that must open it again.
+    pub(crate) path: PathBuf,
+    /// Absolute path in the sandbox.
+    pub(crate) target: PathBuf,
+    pub(crate) mode: MountMode,
+    pub(crate) kind: Kind,
+    /// Device and inode: what is mounted must be what was checked.
+    pub(crate) identity: FileId,
+    /// Who owns it, on the host.
+    pub(crate) owner: (u32, u32),
+    pub(crate) fd: OwnedFd,
+}
+
+/// Device and inode of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) inode: u64,
+}
+
+/// How many paths one sandbox may be given; each takes a few of the helper's registers.
+const MAX_SOURCES: usize = 48;
+
+/// Opens everything that the request makes visible, parents before what is mounted inside them.
+pub(crate) fn open(sandbox: &SandboxSpec) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for mount in &sandbox.mounts {
+        sources.push(open_mount(mount)?);
+    }
+    for path in &sandbox.expose {
+        let already = sources.iter().any(|s: &Source| s.target == *path);
+        if !already && !is_system(path) {
+            sources.push(open_exposed(path)?);
+        }
+    }
+    if sources.len() > MAX_SOURCES {
+        return Err(Error::invalid(format!("more than {MAX_SOURCES} mounts and exposed paths"))
+            .with_remedy("mount a common parent directory"));
+    }
+    sources.sort_by_key(|source| source.target.components().count());
+    check_nesting(&sources)?;
+    Ok(sources)
+}
+
+fn open_mount(mount: &Mount) -> Result<Source> {
+    let source = open_path(&mount.source, &mount.target, mount.mode, "mount")?;
+    if source.kind == Kind::File && mount.target == Path::new(crate::sandbox::WORKSPACE) {
+        let path = mount.source.display();
+        return Err(Error::invalid(format!("mount source `{path}` is not a directory"))
+            .with_remedy(format!("mount a directory, or name a place: {path}:/data/FILE:ro")));
+    }
+    if source.kind == Kind::File && mount.mode == MountMode::Overlay {
+        return Err(Error::invalid(format!("`{}` is not a directory", mount.source.display()))
+            .with_remedy("only directories can be mounted as overlay; use ro for a file"));
+    }
+    Ok(source)
+}
+
+fn open_exposed(path: &Path) -> Result<Source> {
+    let top = path.components().nth(1);
+    let own = ["proc", "dev", "sys"].iter().any(|own| top.is_some_and(|t| t.as_os_str() == *own));
+    if top.is_none() || own {
+        return Err(Error::invalid(format!("`{}` cannot be exposed", path.display()))
+            .with_remedy("expose the directories that the command needs, not the whole system"));
+    }
+    open_path(path, path, MountMode::Ro, "exposed path")
+}
+
+fn open_path(path: &Path, target: &Path, mode: MountMode, what: &str) -> Result<Source> {
+    let failed = |e: std::io::Error| {
+        let remedy = match e.kind() {
+            std::io::ErrorKind::NotFound => "create it first: nothing is created on the host",
+            _ => "check that you may enter it",
+        };
+        Error::invalid(format!("{what} `{}` cannot be used", path.display()))
+            .with_source(e)
+            .with_remedy(remedy)
+    };
+    let real = fs::canonicalize(path).map_err(failed)?;
+    let fd = rustix::fs::open(&real, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| failed(e.into()))?;
+    let file = fs::File::from(fd);
+    let meta = file.metadata().map_err(failed)?;
+    let kind = if meta.is_dir() { Kind::Directory } else { Kind::File };
+    Ok(Source {
+        path: real,
+        target: target.into(),
+        mode,
+        kind,
+        identity: FileId {
+            major: rustix::fs::major(meta.dev()),
+            minor: rustix::fs::minor(meta.dev()),
+            inode: meta.ino(),
+        },
+        owner: (meta.uid(), meta.gid()),
+        fd: file.into(),
+    })
+}
+
+/// Whether a path is visible anyhow.
+fn is_system(path: &Path) -> bool {
+    Host::get().system.iter().any(|entry| match entry {
+        SystemEntry::Directory(directory) => path.starts_with(directory),
+        SystemEntry::Link(..) => false,
+    })
+}
+
+/// A mount inside another one needs its mount point there already: making it would write to the
+/// host.
+fn check_nesting(sources: &[Source]) -> Result<()> {
+    for (at, inner) in sources.iter().enumerate() {
+        let outer = sources[..at].iter().rev().find(|outer| inner.target.starts_with(&outer.target));
+        let Some(outer) = outer else { continue };
+        let rest = inner.target.strip_prefix(&outer.target).unwrap_or(&inner.target);
+        if !outer.path.join(rest).exists() {
+            let (inner, outer) = (inner.target.display(), outer.path.display());
+            return Err(Error::invalid(format!("mount point `{inner}` does not exist"))
+                .with_remedy(format!("create `{}` in `{outer}` first", rest.display())));
+        }
+    }
+    Ok(())
+}

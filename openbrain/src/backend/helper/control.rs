@@ -1,0 +1,166 @@
+//! A command under the helper's guard: its start, its end, and what can be done to it.
+
+use std::{io, os::fd::OwnedFd};
+
+use super::{
+    launch::Link,
+    program::{Blame, Program},
+    stdio::resize,
+    wire::{self, report},
+};
+use crate::{
+    backend::{BoxFuture, Control, Ended, Order},
+    error::{Error, ErrorKind, Result},
+    output::{Resources, Status},
+};
+
+/// A command under the helper's guard.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    link: Link,
+    terminal: Option<OwnedFd>,
+    status: Option<Status>,
+    oom_killed: bool,
+}
+
+/// Why a run did not start.
+#[derive(Debug)]
+pub(crate) enum StartFailure {
+    /// A step failed: what it was to do, whose fault it is, and the error.
+    Step(String, Blame, io::Error),
+    /// The command could not be executed.
+    Exec(io::Error),
+    /// The helper itself failed.
+    Helper(Error),
+}
+
+/// Waits until the command runs; returns the sandbox's own terminal when it made one.
+pub(crate) async fn started(
+    link: &Link,
+    program: &Program,
+) -> Result<Option<OwnedFd>, StartFailure> {
+    let mut terminal = None;
+    loop {
+        let heard = link.report().await.map_err(StartFailure::Helper)?;
+        let Some((heard, fd)) = heard else {
+            return Err(StartFailure::Helper(Error::new(
+                ErrorKind::Internal,
+                "the helper process ended before the command started",
+            )));
+        };
+        let error = || io::Error::from_raw_os_error(heard.errno);
+        match heard.kind {
+            report::STARTED => return Ok(terminal),
+            report::TERMINAL => terminal = fd,
+            report::EXEC_FAILED => return Err(StartFailure::Exec(error())),
+            report::FAILED => {
+                let (what, blame) = program.describe(heard.first, heard.second);
+                return Err(StartFailure::Step(what.to_owned(), blame, error()));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl StartFailure {
+    /// The error of the command named `name`; `machine` says what a step's failure means.
+    pub(crate) fn into_error(
+        self,
+        name: &str,
+        machine: impl FnOnce(String, io::Error) -> Error,
+    ) -> Error {
+        match self {
+            Self::Helper(error) => error,
+            Self::Exec(error) => cannot_execute(name, error),
+            Self::Step(what, Blame::Request, error) => {
+                Error::invalid(format!("cannot {what}")).with_source(error)
+            }
+            Self::Step(what, Blame::Machine, error) => machine(what, error),
+        }
+    }
+}
+
+/// Tells the shells' 127 and 126 apart.
+fn cannot_execute(name: &str, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            Error::new(ErrorKind::CommandNotFound, format!("`{name}` was not found"))
+                .with_remedy("check the name, PATH, and the interpreter after its `#!`")
+        }
+        Some(libc::E2BIG) => Error::invalid("arguments and environment are too large")
+            .with_source(error)
+            .with_remedy("pass large data on standard input or in a file"),
+        Some(libc::EAGAIN | libc::ENOMEM) => {
+            Error::system(format!("cannot execute `{name}`"), error)
+        }
+        _ => Error::new(ErrorKind::CommandNotExecutable, format!("cannot execute `{name}`"))
+            .with_source(error)
+            .with_remedy("check that it is a program for this machine and marked executable"),
+    }
+}
+
+impl Guarded {
+    pub(crate) fn new(link: Link, terminal: Option<OwnedFd>) -> Self {
+        Self { link, terminal, status: None, oom_killed: false }
+    }
+
+    /// Waits for the end; `last` looks at what the helper is about to remove.
+    pub(crate) async fn wait(&mut self, last: impl FnOnce(&mut Ended)) -> Result<Ended> {
+        loop {
+            let heard = self.link.report().await?;
+            let Some((heard, _)) = heard else {
+                return Err(Error::new(ErrorKind::Internal, "the helper process was killed")
+                    .with_remedy("the command was killed with it; run it again"));
+            };
+            match heard.kind {
+                report::EXITED => self.status = Some(status_of(heard.first)),
+                report::OUT_OF_MEMORY => self.oom_killed = true,
+                report::ENDED => {
+                    let mut ended = self.as_seen(&heard);
+                    last(&mut ended);
+                    self.link.finish().await;
+                    return Ok(ended);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn as_seen(&self, heard: &wire::Report) -> Ended {
+        Ended {
+            // Only a kill from outside ends a command without a word about it.
+            status: self.status.unwrap_or(Status::Signaled(libc::SIGKILL)),
+            resources: Resources {
+                cpu_ms: Some(heard.cpu_us / 1000),
+                max_rss_bytes: Some(heard.max_rss),
+                memory_peak_bytes: None,
+                oom_killed: self.oom_killed,
+            },
+            denials: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Control for Guarded {
+    fn order(&mut self, order: Order) {
+        match (order, &self.terminal) {
+            (Order::Signal(signal), _) => self.link.order(signal),
+            (Order::Kill, _) => self.link.order(wire::Order::KILL),
+            (Order::Resize(size), Some(terminal)) => resize(terminal, size),
+            (Order::Resize(_), None) => {}
+        }
+    }
+
+    fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
+        Box::pin(self.wait(|_| ()))
+    }
+}
+
+/// Reads a wait status (`waitpid(2)`).
+fn status_of(raw: i32) -> Status {
+    match raw & 0x7f {
+        0 => Status::Exited(raw >> 8 & 0xff),
+        signal => Status::Signaled(signal),
+    }
+}

@@ -1,0 +1,259 @@
+//! Starting the helper, and speaking with it.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    process::{Child, Command},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{MemfdFlags, Mode, OFlags, SealFlags},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    },
+    process::{Pid, PidfdFlags},
+};
+use tokio::{io::unix::AsyncFd, time::timeout};
+
+use super::{
+    program::Program,
+    wire::{self, Order, Report},
+};
+use crate::{
+    backend::sys,
+    error::{Error, Result},
+};
+
+/// The helper, compiled by the build script.
+static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));
+
+/// Where a distribution may install the same file, so that an AppArmor profile can name it. It is
+/// used only when it is byte for byte the helper of this build.
+const INSTALLED: &str = "/usr/libexec/openbrain/helper";
+
+/// How many descriptors one message can carry (`SCM_MAX_FD`, `unix(7)`).
+const MAX_FDS: usize = 253;
+
+/// Time for a helper that has reported its end to leave.
+const LEAVE: Duration = Duration::from_millis(500);
+
+/// The helpers of processes that were dropped without a runtime to wait for their end. They end by
+/// themselves; the next launch reaps them.
+static ORPHANS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// A running helper and the socket to it. Dropping it kills everything that the helper guards.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Option<AsyncFd<OwnedFd>>,
+    helper: Option<Child>,
+}
+
+/// Starts the helper with a program; the passed descriptors get the numbers from
+/// [`wire::FIRST_FD`] on.
+pub(crate) fn launch(program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> {
+    reap_orphans();
+    if fds.len() > MAX_FDS {
+        return Err(Error::invalid(format!("more than {MAX_FDS} mounts and exposed paths")));
+    }
+    let plan = sealed_memory("openbrain-plan", &program.encode(), MemfdFlags::empty())
+        .map_err(|e| Error::system("cannot store the plan of the run", e))?;
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| Error::system("cannot make a socket pair", e))?;
+    send_fds(&ours, fds).map_err(|e| Error::system("cannot pass descriptors", e))?;
+    rustix::io::ioctl_fionbio(&ours, true)
+        .map_err(|e| Error::system("cannot prepare a socket", e))?;
+    let socket =
+        sys::watch(ours).map_err(|e| Error::system("cannot watch a socket", e))?;
+    let helper = spawn(plan, theirs)?;
+    Ok(Link { socket: Some(socket), helper: Some(helper) })
+}
+
+/// Starts the helper by `posix_spawn`: `Command` takes that way as long as nothing is asked of it
+/// that only code between `fork` and `exec` could do.
+fn spawn(plan: OwnedFd, socket: OwnedFd) -> Result<Child> {
+    let image = image()?;
+    let plan_again = plan.try_clone().map_err(|e| Error::system("cannot duplicate the plan", e))?;
+    Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
+        .arg0("openbrain")
+        .env_clear()
+        .stdin(socket)
+        .stdout(plan)
+        .stderr(plan_again)
+        .spawn()
+        .map_err(|e| {
+            Error::system("cannot start the helper process", e)
+                .with_remedy("check that /proc is mounted and the process limit is not reached")
+        })
+}
+
+/// The helper as an executable descriptor, made once.
+fn image() -> Result<BorrowedFd<'static>> {
+    static IMAGE_FD: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(fd) = IMAGE_FD.get() {
+        return Ok(fd.as_fd());
+    }
+    let fd = open_image().map_err(|e| {
+        Error::system("cannot store the helper program", e)
+            .with_remedy("allow executable memory files (sysctl vm.memfd_noexec) or files in /tmp")
+    })?;
+    Ok(IMAGE_FD.get_or_init(|| fd).as_fd())
+}
+
+fn open_image() -> io::Result<OwnedFd> {
+    let fd = match installed_image() {
+        Some(fd) => fd,
+        // MFD_EXEC exists since Linux 6.3; before, every memory file is executable.
+        None => sealed_memory("openbrain-helper", IMAGE, MemfdFlags::EXEC)
+            .or_else(|_| sealed_memory("openbrain-helper", IMAGE, MemfdFlags::empty()))
+            .or_else(|_| unlinked_file("/tmp").or_else(|_| unlinked_file("/var/tmp")))?,
+    };
+    // The child's standard descriptors are put in place before it opens the path of this one.
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, wire::FIRST_FD)?)
+}
+
+/// The installed helper, when it is root's and the very same program.
+fn installed_image() -> Option<OwnedFd> {
+    let mut file = File::open(INSTALLED).ok()?;
+    let trusted = file.metadata().is_ok_and(|m| m.uid() == 0 && m.mode() & 0o022 == 0);
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).ok()?;
+    (trusted && content == IMAGE).then(|| file.into())
+}
+
+/// A memory file with this content that nobody can change any more.
+fn sealed_memory(name: &str, content: &[u8], flags: MemfdFlags) -> io::Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create(name, flags)?;
+    let mut file = File::from(fd);
+    file.write_all(content)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// A program that is too long for an argument, as a file that nobody can change.
+pub(crate) fn script_file(source: &[u8]) -> Result<OwnedFd> {
+    sealed_memory("openbrain-program", source, MemfdFlags::empty())
+        .map_err(|e| Error::system("cannot store the program", e))
+}
+
+/// The helper in a file without a name, for machines where memory files cannot be executed
+/// (`vm.memfd_noexec=2`).
+fn unlinked_file(directory: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let writable = rustix::fs::open(directory, flags, Mode::from(0o500))?;
+    let mut file = File::from(writable);
+    file.write_all(IMAGE)?;
+    // A file that is open for writing cannot be executed (ETXTBSY).
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn send_fds(socket: &OwnedFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+impl Link {
+    /// Sends an order. A helper that is gone needs none.
+    pub(crate) fn order(&self, signal: i32) {
+        if let Some(socket) = &self.socket {
+            let order = Order { signal };
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let _ = rustix::net::send(socket.get_ref(), wire::bytes_of(&order), flags);
+        }
+    }
+
+    /// Waits for the next report; `None` when the helper is gone. Cancel-safe.
+    pub(crate) async fn report(&self) -> Result<Option<(Report, Option<OwnedFd>)>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        loop {
+            let mut ready =
+                socket.readable().await.map_err(|e| Error::system("cannot wait for a socket", e))?;
+            match ready.try_io(|fd| receive(fd.get_ref())) {
+                Ok(result) => {
+                    return result.map_err(|e| Error::system("cannot hear the helper", e));
+                }
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Closes the socket, which makes the helper clean up and leave, and reaps it.
+    pub(crate) async fn finish(&mut self) {
+        self.socket = None;
+        let Some(helper) = &mut self.helper else { return };
+        if !matches!(helper.try_wait(), Ok(None)) || left(helper).await {
+            self.helper = None;
+        }
+    }
+}
+
+/// Waits a bounded time for the end of the helper, and reaps it.
+async fn left(helper: &mut Child) -> bool {
+    let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
+    let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    let Some(pidfd) = pidfd.and_then(|fd| sys::watch(fd).ok()) else {
+        return false;
+    };
+    let _ = timeout(LEAVE, pidfd.readable()).await;
+    !matches!(helper.try_wait(), Ok(None))
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
+    let mut bytes = [0u8; size_of::<Report>()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    );
+    let length = match received {
+        Ok(message) => message.bytes,
+        Err(rustix::io::Errno::CONNRESET) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((length == bytes.len()).then(|| wire::read(&bytes, 0)).flatten().map(|report| (report, fd)))
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.socket = None;
+        if let Some(mut helper) = self.helper.take()
+            && matches!(helper.try_wait(), Ok(None))
+        {
+            ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(helper);
+        }
+    }
+}
+
+fn reap_orphans() {
+    ORPHANS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
+}

@@ -1,0 +1,23 @@
+//! The helper process: how a run is compiled for it, how it is started, how it is spoken to.
+//!
+//! The library never forks. It compiles what is to be done into a [`Program`] of system calls and
+//! starts the embedded helper with it by `posix_spawn`, which costs the same however much memory
+//! the host process has, and leaves nothing of the host's memory in the sandbox.
+
+mod command;
+mod control;
+mod launch;
+mod program;
+mod stdio;
+#[allow(unsafe_code, dead_code, missing_docs, unreachable_pub, reason = "shared with the helper")]
+#[path = "../../../helper/wire.rs"]
+pub(crate) mod wire;
+
+pub(crate) use self::{
+    command::CommandPlan,
+    control::{Guarded, started},
+    launch::{launch, script_file},
+    program::{Arg, Data, Program, Register},
+    stdio::{Ends, Streams, open, open_terminal, streams_of_terminal},
+};
+pub(crate) use wire::Section;

@@ -1,0 +1,159 @@
+//! Standard input, output and error of a command: the ends that it gets and the ends that are kept.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    pipe::PipeFlags,
+    pty::OpenptFlags,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::unix::pipe::{Receiver, Sender},
+};
+
+use crate::{
+    error::{Error, Result},
+    exec::{Stdin, TerminalSize},
+};
+
+/// The ends that the command gets, as standard input, output and error.
+#[derive(Debug)]
+pub(crate) struct Ends([OwnedFd; 3]);
+
+/// The ends that the library keeps.
+#[derive(Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub(crate) stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(crate) stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The pseudo-terminal, to change its size.
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// Opens what the request says, with pipes for the outputs.
+pub(crate) fn open(stdin: &Stdin) -> Result<(Ends, Streams)> {
+    let (stdin, writer) = open_stdin(stdin)?;
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    let streams = Streams {
+        stdin: writer,
+        stdout: Some(reader(stdout)?),
+        stderr: Some(reader(stderr)?),
+        terminal: None,
+    };
+    Ok((Ends([stdin, stdout_end, stderr_end]), streams))
+}
+
+/// Opens a pseudo-terminal of the host.
+pub(crate) fn open_terminal(size: TerminalSize) -> Result<(Ends, Streams)> {
+    let make = || -> io::Result<(OwnedFd, OwnedFd)> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags)?;
+        rustix::pty::grantpt(&ours)?;
+        rustix::pty::unlockpt(&ours)?;
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+        Ok((ours, theirs))
+    };
+    let (ours, theirs) = make().map_err(|e| Error::system("cannot open a pseudo-terminal", e))?;
+    let again = || theirs.try_clone().map_err(|e| Error::system("cannot duplicate a terminal", e));
+    let ends = Ends([again()?, again()?, again()?]);
+    Ok((ends, streams_of_terminal(ours, size)?))
+}
+
+/// The library's side of a pseudo-terminal.
+pub(crate) fn streams_of_terminal(terminal: OwnedFd, size: TerminalSize) -> Result<Streams> {
+    resize(&terminal, size);
+    let failed = |e| Error::system("cannot use the pseudo-terminal", e);
+    rustix::io::ioctl_fionbio(&terminal, true).map_err(|e| failed(e.into()))?;
+    let writer = Sender::from_owned_fd_unchecked(terminal.try_clone().map_err(failed)?);
+    let reader = Receiver::from_owned_fd_unchecked(terminal.try_clone().map_err(failed)?);
+    Ok(Streams {
+        stdin: Some(Box::new(writer.map_err(failed)?)),
+        stdout: Some(Box::new(reader.map_err(failed)?)),
+        stderr: None,
+        terminal: Some(terminal),
+    })
+}
+
+/// Changes the size of a pseudo-terminal. One that is gone needs no size.
+pub(crate) fn resize(terminal: &OwnedFd, size: TerminalSize) {
+    let size = rustix::termios::Winsize {
+        ws_row: size.rows,
+        ws_col: size.cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let _ = rustix::termios::tcsetwinsize(terminal, size);
+}
+
+impl Ends {
+    /// Open for everybody who takes part: nothing at all, for a command on the sandbox's own
+    /// terminal.
+    pub(crate) fn null() -> Result<Self> {
+        let again = || null();
+        Ok(Self([again()?, again()?, again()?]))
+    }
+
+    pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.0[0].as_fd(), self.0[1].as_fd(), self.0[2].as_fd()]
+    }
+}
+
+type StdinEnds = (OwnedFd, Option<Box<dyn AsyncWrite + Send + Unpin>>);
+
+fn open_stdin(stdin: &Stdin) -> Result<StdinEnds> {
+    match stdin {
+        Stdin::Null => Ok((null()?, None)),
+        Stdin::File(path) => Ok((open_file(path)?, None)),
+        Stdin::Inherit => Ok((inherited()?, None)),
+        Stdin::Bytes(bytes) if bytes.is_empty() => Ok((null()?, None)),
+        Stdin::Bytes(_) | Stdin::Pipe => {
+            let (read, write) = pipe()?;
+            rustix::io::ioctl_fionbio(&write, true)
+                .map_err(|e| Error::system("cannot prepare a pipe", e))?;
+            let sender = Sender::from_owned_fd(write)
+                .map_err(|e| Error::system("cannot watch a pipe", e))?;
+            Ok((read, Some(Box::new(sender))))
+        }
+    }
+}
+
+fn open_file(path: &Path) -> Result<OwnedFd> {
+    let failed = |e: io::Error| {
+        Error::invalid(format!("cannot read standard input from `{}`", path.display()))
+            .with_source(e)
+    };
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(file.into())
+}
+
+fn inherited() -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+        .map_err(|e| Error::system("cannot duplicate standard input", e))
+}
+
+fn null() -> Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::system("cannot open `/dev/null`", e))
+}
+
+/// A pipe whose ends do not survive an `exec`: `(read, write)`.
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::system("cannot make a pipe", e))
+}
+
+fn reader(fd: OwnedFd) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
+    rustix::io::ioctl_fionbio(&fd, true).map_err(|e| Error::system("cannot prepare a pipe", e))?;
+    let receiver =
+        Receiver::from_owned_fd(fd).map_err(|e| Error::system("cannot watch a pipe", e))?;
+    Ok(Box::new(receiver))
+}
