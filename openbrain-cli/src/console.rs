@@ -11,10 +11,10 @@ use crate::failure::{Failure, Result};
 
 /// Says something of our own on standard error. Nobody may be listening, which is no failure.
 pub(crate) fn say(message: impl Display) {
-    let mut stderr = io::stderr().lock();
-    for line in message.to_string().lines() {
-        let _ = writeln!(stderr, "openbrain: {line}");
-    }
+    // In one piece, because others write there too.
+    let text: String =
+        message.to_string().lines().map(|line| format!("openbrain: {line}\n")).collect();
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Prints a text on standard output.

@@ -25,8 +25,8 @@ pub(crate) enum Failure {
         /// What to do about it, when that is known.
         remedy: Option<String>,
     },
-    /// A signal ended openbrain before the command had started, or nobody reads its output.
-    /// Nothing is said then.
+    /// A signal ended openbrain while the command was being started, or nobody reads its output.
+    /// A person is told nothing then.
     Signal(i32),
 }
 
@@ -81,7 +81,12 @@ impl Failure {
                 "retryable": false,
                 "remedy": remedy,
             }),
-            Self::Signal(_) => return Ok(()),
+            Self::Signal(signal) => json!({
+                "code": "cancelled",
+                "message": format!("signal {signal} came while the command was being started"),
+                "retryable": true,
+                "remedy": null,
+            }),
         };
         print_json(&json!({ "error": error }))
     }

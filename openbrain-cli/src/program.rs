@@ -43,7 +43,7 @@ fn source(args: &ExecArgs) -> Option<Source<'_>> {
         (Some(file), _) if file == dash => Some(Source::Stdin),
         (Some(file), _) => Some(Source::File(file)),
         (None, argv) if args.literal => Some(Source::Argv(argv)),
-        (None, [dash]) if dash == "-" => Some(Source::Stdin),
+        (None, [word]) if word == "-" => Some(Source::Stdin),
         (None, [script]) => Some(Source::Script(script)),
         (None, []) if io::stdin().is_terminal() => None,
         (None, []) => Some(Source::Stdin),

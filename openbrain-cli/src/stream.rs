@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use openbrain::{Event, Output, Process, Recorder};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     console::json_line,
@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// How long after its deadline, or after it was told to end, a command may still wait for somebody
-/// to read its output. Longer than the library takes to kill.
-const PATIENCE: Duration = Duration::from_millis(950);
+/// to read its output. The library has killed it by then, and so there is little left to read.
+const PATIENCE: Duration = Duration::from_millis(850);
 
 /// In which form events are written.
 #[derive(Debug)]
@@ -56,13 +56,15 @@ pub(crate) async fn copy(
     timeout: Option<Duration>,
 ) -> Result<Output> {
     let handle = process.handle();
-    let deadline = timeout.map(|timeout| Instant::now() + timeout + PATIENCE);
+    let mut limit = timeout.map(|timeout| Instant::now() + timeout + PATIENCE);
     let mut writer = Writer::start();
     let mut overdue = false;
     let output = loop {
         tokio::select! {
             biased;
-            () = signals.relay(&handle) => overdue |= signals.ending(),
+            () = signals.relay(&handle) => if signals.ending() {
+                limit = Some(Instant::now() + PATIENCE);
+            },
             () = writer.progress() => if writer.failed() {
                 handle.cancel();
             },
@@ -72,10 +74,11 @@ pub(crate) async fn copy(
                     break output;
                 }
             }
-            () = at(deadline), if !overdue => overdue = true,
+            () = at(limit), if !overdue => overdue = true,
         }
     };
-    flush(writer, signals, &output).await?;
+    let by_itself = output.exit_code().or(output.signal()).is_some();
+    flush(writer, signals, limit.filter(|_| !by_itself)).await?;
     Ok(output)
 }
 
@@ -92,20 +95,13 @@ pub(crate) async fn collect(process: Process, signals: &mut Signals) -> Result<O
     }
 }
 
-/// Waits until everything is written; but not for long when the command did not end by itself, and
-/// only until the next signal.
-async fn flush(writer: Writer, signals: &mut Signals, output: &Output) -> Result<()> {
-    let by_itself = output.exit_code().or(output.signal()).is_some();
-    let patience = async {
-        match by_itself {
-            true => pending().await,
-            false => sleep(PATIENCE).await,
-        }
-    };
+/// Waits until everything is written, but not beyond the limit of a command that did not end by
+/// itself, and only until the next signal.
+async fn flush(writer: Writer, signals: &mut Signals, limit: Option<Instant>) -> Result<()> {
     tokio::select! {
         biased;
         result = writer.finish() => result.map_err(Failure::output),
-        () = patience => Ok(()),
+        () = at(limit) => Ok(()),
         kind = signals.end() => Err(Failure::Signal(kind.as_raw_value())),
     }
 }

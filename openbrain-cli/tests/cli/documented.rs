@@ -18,12 +18,12 @@ fn a_command_runs_in_a_sandbox() {
         return;
     }
     let place = Place::new();
-    let ran = place.run(&["exec", "--sandbox", "echo pip install requests"]);
-    ran.code(0).prints("pip install requests\n");
-    let ran = place.run(&["exec", "--sandbox", "--timeout", "600", "echo make install"]);
-    ran.code(0).prints("make install\n");
-    let ran = place.run(&["exec", "--sandbox", "--allow-network", "true", "echo curl"]);
-    ran.code(0).prints("curl\n");
+    let ran = place.run(&["exec", "--sandbox", "echo pip install requests"]).code(0);
+    assert_eq!(ran.stdout, "pip install requests\n");
+    let ran = place.run(&["exec", "--sandbox", "--timeout", "600", "echo make install"]).code(0);
+    assert_eq!(ran.stdout, "make install\n");
+    let ran = place.run(&["exec", "--sandbox", "--allow-network", "true", "echo curl"]).code(0);
+    assert_eq!(ran.stdout, "curl\n");
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn a_mount_is_the_working_directory() {
     let place = Place::new();
     place.file("workspace/inside", "");
     let ran = place.run(&["exec", "--sandbox", "--mount", "workspace", "ls; touch new"]);
-    ran.code(0).prints("inside\n");
+    assert_eq!(ran.code(0).stdout, "inside\n");
     assert!(place.path().join("workspace/new").exists());
 }
 
@@ -55,5 +55,5 @@ fn a_program_on_stdin_sees_the_sandbox_only() {
     let place = Place::new();
     let program = format!("import os\nprint(os.path.exists({:?}))\n", place.path());
     place.run_with(&["exec", "--sandbox"], PROGRAM).code(0);
-    place.run_with(&["exec", "--sandbox"], program).code(0).prints("False\n");
+    assert_eq!(place.run_with(&["exec", "--sandbox"], program).code(0).stdout, "False\n");
 }

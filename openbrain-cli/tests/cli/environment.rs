@@ -62,3 +62,19 @@ fn the_shell_is_chosen() {
     let ran = Place::new().run(&["exec", "--shell", "bash", "echo ${BASH_VERSION:+bash}"]);
     ran.code(0).prints("bash\n");
 }
+
+#[test]
+fn descriptors_that_the_caller_left_open_change_nothing() {
+    let place = Place::new();
+    let leaking = |flags: &str| {
+        let mut shell = std::process::Command::new("sh");
+        place.surround(&mut shell);
+        let script = format!("exec \"$0\" exec {flags} 'echo out; ls /proc/$$/fd' 3</ 4</ 5</");
+        shell.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_openbrain"));
+        crate::support::Ran::of(shell, b"").code(0).stdout
+    };
+    assert_eq!(leaking(""), "out\n0\n1\n2\n");
+    if crate::support::sandboxes() {
+        assert_eq!(leaking("--sandbox"), "out\n0\n1\n2\n");
+    }
+}

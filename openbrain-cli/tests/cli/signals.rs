@@ -91,5 +91,7 @@ fn json_tells_of_the_end() {
     going.signal(Signal::INT);
     let (code, text) = going.end_with_output();
     let result: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, &result["signal"]), (Some(130), &serde_json::json!(2)));
+    // The command may be running before openbrain has heard of it.
+    let told = result["signal"] == 2 || result["error"]["code"] == "cancelled";
+    assert!(code == Some(130) && told, "{code:?} {text}");
 }

@@ -17,7 +17,7 @@ use crate::support::{Going, Place, Ran};
 
 /// A terminal of 30 lines of 100 characters: our end, and the end of the command under test.
 fn terminal() -> (OwnedFd, File) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
     resize(&ours, 30, 100);
@@ -104,7 +104,7 @@ fn an_interrupt_is_typed() {
 fn a_new_size_is_passed_on() {
     let (ours, theirs) = terminal();
     let place = Place::new();
-    let script = "trap 'kill $!; stty size; exit' WINCH; sleep 60 & echo ready; wait";
+    let script = "trap 'kill $!; stty size; exit 0' WINCH; sleep 60 & echo ready; wait";
     let mut command = place.command(&["exec", "--tty", "-t", "30", script]);
     command.stdin(theirs);
     let mut going = Going::of(command);
