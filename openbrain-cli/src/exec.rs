@@ -125,19 +125,27 @@ async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) 
         () = announce(announced) => pending().await,
     };
     let raw_mode = connect(&mut process, &stdin)?;
-    let output = if args.json {
-        let output = stream::collect(process, &mut signals).await?;
-        print_json(&output)?;
-        output
-    } else {
-        let form = if args.events { Form::Records(Recorder::default()) } else { Form::Plain };
-        stream::copy(process, form, &mut signals, spec.timeout).await?
-    };
+    let output = pass_on(process, &mut signals, spec, args).await?;
     drop(raw_mode);
     if !(args.quiet || args.json || args.events) {
         remark(&output, spec);
     }
     Ok(exit::of_output(&output, signals.asked()))
+}
+
+/// Passes on what the command writes in the form that was asked for, until it has ended.
+async fn pass_on(
+    process: Process,
+    signals: &mut Signals,
+    spec: &Spec,
+    args: &OutputArgs,
+) -> Result<Output> {
+    if args.json {
+        let output = stream::collect(process, signals).await?;
+        return print_json(&output).map(|()| output);
+    }
+    let form = if args.events { Form::Records(Recorder::default()) } else { Form::Plain };
+    stream::copy(process, form, signals, spec.timeout).await
 }
 
 /// Connects our terminal, or whatever our standard input is, to the terminal of the command.

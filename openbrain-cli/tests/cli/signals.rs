@@ -95,3 +95,19 @@ fn json_tells_of_the_end() {
     let told = result["signal"] == 2 || result["error"]["code"] == "cancelled";
     assert!(code == Some(130) && told, "{code:?} {text}");
 }
+
+#[test]
+fn a_sandboxed_command_gets_signals_too() {
+    if !crate::support::sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let handler = "trap 'exit 3' INT; echo ready; sleep 60 & wait";
+    let deaf = "trap '' TERM; echo ready; sleep 60 & wait";
+    for (script, signal, code) in [(handler, Signal::INT, 3), (deaf, Signal::TERM, 143)] {
+        let mut going = place.start(&["exec", "--sandbox", "-q", "-t", "30", script]);
+        going.wait_for("ready");
+        going.signal(signal);
+        assert_eq!(going.end(), Some(code), "{script}");
+    }
+}

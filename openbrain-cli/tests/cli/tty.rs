@@ -128,3 +128,15 @@ fn our_terminal_is_restored_after_an_error() {
     assert_eq!(child.wait().unwrap().code(), Some(127), "{text}");
     assert!(echoes(&theirs));
 }
+
+#[test]
+fn a_sandbox_has_a_terminal_too() {
+    if !crate::support::sandboxes() {
+        return;
+    }
+    let script = "test -t 1 && stty size; read line; echo got $line";
+    let place = Place::new();
+    let ran = place.run_with(&["exec", "--sandbox", "-q", "-T", "-t", "30", script], "it\n");
+    let text = ran.code(0).stdout;
+    assert!(text.contains("24 80\r\n") && text.ends_with("got it\r\n"), "{text:?}");
+}
