@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::CommandFactory;
-use openbrain::{Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status, Stdin};
+use openbrain::{Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
 use tokio::{runtime, time::sleep};
 
 use crate::{
@@ -117,14 +117,13 @@ impl From<LimitArgs> for Limits {
 async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) -> Result<u8> {
     let mut signals =
         Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
-    let stdin = exec.stdin.clone();
     let announced = spec.place != Place::Direct && !args.quiet && io::stderr().is_terminal();
     let mut process = tokio::select! {
         process = engine.spawn(exec) => process?,
         kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
         () = announce(announced) => pending().await,
     };
-    let raw_mode = connect(&mut process, &stdin)?;
+    let raw_mode = connect(&mut process)?;
     let output = pass_on(process, &mut signals, spec, args).await?;
     drop(raw_mode);
     if !(args.quiet || args.json || args.events) {
@@ -149,14 +148,10 @@ async fn pass_on(
 }
 
 /// Connects our terminal, or whatever our standard input is, to the terminal of the command.
-fn connect(process: &mut Process, stdin: &Stdin) -> Result<Option<RawMode>> {
+fn connect(process: &mut Process) -> Result<Option<RawMode>> {
     let Some(terminal) = process.take_stdin() else {
         return Ok(None);
     };
-    if *stdin != Stdin::Pipe {
-        terminal::forward(io::empty(), terminal);
-        return Ok(None);
-    }
     let raw_mode = RawMode::enter()
         .map_err(|e| Failure::system("cannot switch the terminal to raw mode", e))?;
     terminal::forward(io::stdin(), terminal);

@@ -12,9 +12,6 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 /// The size that programs assume where nobody knows better.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { rows: 24, cols: 80 };
 
-/// Control-D.
-const END_OF_INPUT: u8 = 4;
-
 /// How much is read from the terminal at a time.
 const CHUNK: usize = 4096;
 
@@ -70,17 +67,10 @@ pub(crate) fn forward(mut input: impl Read + Send + 'static, mut stdin: ChildStd
         }
     });
     tokio::spawn(async move {
-        let mut last = b'\n';
         while let Some(chunk) = inbox.recv().await {
-            last = chunk.last().copied().unwrap_or(last);
             if stdin.write_all(&chunk).await.is_err() {
                 return;
             }
         }
-        // A terminal has no end of its own. Within a line the character that stands for it only
-        // completes what was typed, and has to be typed again (`termios(3)`, VEOF).
-        let ends = if last == b'\n' { 1 } else { 2 };
-        // A command that has ended does not need the end of its input.
-        let _ = stdin.write_all(&[END_OF_INPUT; 2][..ends]).await;
     });
 }

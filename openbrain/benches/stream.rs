@@ -1,6 +1,8 @@
 //! A gibibyte of output streamed through a process handle, beside a plain pipe, with peak memory:
 //! `cargo bench -p openbrain --bench stream`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and may fail")]
+
 use std::{
     io::Read,
     process::{Command, Stdio},
@@ -13,8 +15,7 @@ const BYTES: u64 = 1 << 30;
 const ROUNDS: usize = 5;
 
 fn main() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let engine = Engine::new(Settings::default());
     let mut times: [Vec<Duration>; 3] = Default::default();
     for _ in 0..ROUNDS {

@@ -30,6 +30,7 @@ const ECHILD: isize = -10;
 const EINTR: isize = -4;
 const ESTALE: isize = -116;
 const ENOENT: isize = -2;
+const EACCES: isize = -13;
 const AT_FDCWD: usize = -100isize as usize;
 const WNOHANG: usize = 1;
 const SIGNAL_FD: usize = 2;
@@ -235,7 +236,10 @@ fn run_section(section: Section) -> Result<(), Failure> {
         // SAFETY: `is_sound` has checked that the section is inside the plan, and the mapping and
         // the layout are aligned.
         let call = unsafe { &*((plan.base + range.at as usize) as *const Call).add(index) };
-        let result = execute(plan, call);
+        let mut result = execute(plan, call);
+        if result == EACCES && call.number as usize == number::EXECVE && is_missing(plan, call) {
+            result = ENOENT;
+        }
         if result >= 0 {
             if call.save != wire::NO_REGISTER {
                 // SAFETY: one thread; `is_sound` has checked the number.
@@ -245,8 +249,7 @@ fn run_section(section: Section) -> Result<(), Failure> {
         }
         match call.on_error {
             on_error::IGNORE => {}
-            // A directory on the path that may not be searched hides what comes after it no more
-            // than a missing one, but is the better explanation (`execvp(3)`).
+            // A file that may not be executed is a better explanation than one that is missing.
             on_error::NEXT if last_error == 0 || result != ENOENT => last_error = result,
             on_error::NEXT => {}
             _ => {
@@ -256,6 +259,13 @@ fn run_section(section: Section) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether the program of a refused `execve` cannot even be seen: a directory that may not be
+/// searched holds no program, as shells have it.
+fn is_missing(plan: &Plan, call: &Call) -> bool {
+    let path = plan.base + plan.header.data.at as usize + call.args[0] as usize;
+    syscall!(number::FACCESSAT, AT_FDCWD, path, 0) < 0
 }
 
 fn execute(plan: &Plan, call: &Call) -> isize {

@@ -182,7 +182,7 @@ impl Process {
         Ok(self.output(captures.map(Capture::finish)))
     }
 
-    /// The write end of standard input, once, for [`Stdin::Pipe`] and pseudo-terminals.
+    /// The write end of standard input, once, for [`Stdin::Pipe`](crate::Stdin::Pipe).
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.stdin.take()
     }
@@ -324,6 +324,11 @@ impl Handle {
     /// Kills every process of the command at once.
     pub fn kill(&self) {
         self.send(Request::Kill);
+    }
+
+    /// Waits until the supervision of the command has ended, whether or not its output was read.
+    pub async fn ended(&self) {
+        self.requests.closed().await;
     }
 
     /// Changes the size of the pseudo-terminal.

@@ -145,7 +145,7 @@ impl Root<'_> {
 
         let to = &mut Tree { program: to, made: HashSet::new() };
         // The host's changes to its own tree are no longer ours.
-        let private = Arg::from((libc::MS_REC | libc::MS_PRIVATE) as u64);
+        let private = Arg::from(libc::MS_REC | libc::MS_PRIVATE);
         let (none, slash) = (to.text(""), to.text("/"));
         to.call(
             IN,
