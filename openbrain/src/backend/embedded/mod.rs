@@ -109,8 +109,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let sources = sources::open(sandbox)?;
         let groups = Hierarchies::find()
-            .make(&spec.limits)
-            .map_err(|e| Error::unavailable("cannot make a control group").with_source(e))?;
+            .plan(&spec.limits)
+            .map_err(|e| Error::unavailable("cannot open a control group").with_source(e))?;
         let allowed = probe::allowed_processors();
         let chance = std::process::id() as usize;
         let enforcement = limits::decide(&spec.limits, groups.as_ref(), &allowed, chance);
@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
     }
 
     /// The descriptors of the helper, in the order that [`Run::compile`] counts on: those that the
-    /// monitor keeps, the command's, those through which groups are joined, the sources.
+    /// monitor keeps for the control groups, the command's, the sources.
     fn descriptors<'b>(
         &'b self,
         ends: &'b Ends,
@@ -138,7 +138,6 @@ impl<'a> Run<'a> {
         fds.extend(self.groups.iter().flat_map(Groups::parents));
         fds.extend(ends.as_fds());
         fds.extend(file);
-        fds.extend(self.groups.iter().flat_map(Groups::joins));
         fds.extend(self.sources.iter().map(|source| source.fd.as_fd()));
         fds
     }
@@ -147,12 +146,11 @@ impl<'a> Run<'a> {
     fn compile(&self) -> Result<Program> {
         let groups = self.groups.as_ref().map_or(0, |groups| groups.parents().count()) as i32;
         let command_fd = wire::FIRST_FD + groups;
-        let join_fd = command_fd + 3 + i32::from(self.has_file);
         let root = Root {
             host: self.host,
             identity: self.identity,
             sources: &self.sources,
-            first_fd: join_fd + groups,
+            first_fd: command_fd + 3 + i32::from(self.has_file),
             system: self.sandbox.system,
             disk: self.spec.limits.disk,
         };
@@ -163,10 +161,8 @@ impl<'a> Run<'a> {
         program.memory_limit = self.enforcement.watch;
         let to = &mut program;
         let prepared = root.prepare(to);
-        for fd in join_fd..join_fd + groups {
-            let zero = to.data(b"0");
-            let args = [fd.into(), zero.into(), 1.into()];
-            to.call(Section::Inside, libc::SYS_write, args, "join a control group");
+        if let Some(groups) = &self.groups {
+            groups.make(to, wire::FIRST_FD, &self.spec.limits);
         }
         walls::become_inner_root(to, self.identity);
         let args = [libc::CLONE_NEWCGROUP.into()];
@@ -180,7 +176,6 @@ impl<'a> Run<'a> {
         walls::give_up_power(to, self.identity, self.host.last_capability);
         self.compile_command(to, command_fd)?;
         walls::confine_reaper(to);
-        self.compile_cleanup(to, groups);
         Ok(program)
     }
 
@@ -205,16 +200,6 @@ impl<'a> Run<'a> {
         command.prepare(to, self.has_file);
         walls::filter_command(to);
         command.execute(to, &self.argv)
-    }
-
-    /// The monitor removes the groups, also when the library is gone.
-    fn compile_cleanup(&self, to: &mut Program, groups: i32) {
-        let Some(name) = self.groups.as_ref().map(Groups::name) else { return };
-        for fd in wire::FIRST_FD..wire::FIRST_FD + groups {
-            let path = to.text(name);
-            let args = [fd.into(), path, libc::AT_REMOVEDIR.into()];
-            to.try_call(Section::Cleanup, libc::SYS_unlinkat, args);
-        }
     }
 
     fn isolation(&self) -> Isolation {
