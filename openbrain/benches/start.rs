@@ -109,10 +109,29 @@ fn bwrap() -> Command {
         };
     }
     for name in [
-        "alternatives", "bash.bashrc", "ca-certificates", "ca-certificates.conf", "debian_version",
-        "fonts", "inputrc", "java-17-openjdk", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
-        "localtime", "magic", "maven", "mime.types", "os-release", "protocols", "python3",
-        "python3.11", "services", "ssl", "terminfo", "timezone",
+        "alternatives",
+        "bash.bashrc",
+        "ca-certificates",
+        "ca-certificates.conf",
+        "debian_version",
+        "fonts",
+        "inputrc",
+        "java-17-openjdk",
+        "ld.so.cache",
+        "ld.so.conf",
+        "ld.so.conf.d",
+        "localtime",
+        "magic",
+        "maven",
+        "mime.types",
+        "os-release",
+        "protocols",
+        "python3",
+        "python3.11",
+        "services",
+        "ssl",
+        "terminfo",
+        "timezone",
     ] {
         let path = format!("/etc/{name}");
         command.args(["--ro-bind-try", &path, &path]);

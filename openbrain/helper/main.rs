@@ -99,6 +99,8 @@ fn take_signals() {
 
 /// Receives the descriptors that the library passes; they take the numbers from 3 on.
 fn receive_fds() -> bool {
+    // What the caller's process left open without CLOEXEC would shift them.
+    syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
     let mut byte = 0u8;
     let iov = [&raw mut byte as usize, 1];
     let mut control = [0usize; 130];
@@ -180,8 +182,14 @@ fn run_sandbox() -> ! {
         syscall!(number::KILL, reaper, SIGKILL);
     }
     or_fail(beside);
+    // The last holder of a mount namespace takes it down, which takes the kernel a while. With this
+    // descriptor that is the monitor, after it has reported the end, and nobody waits for it.
+    let mounts = open_proc(reaper as usize, c"ns/mnt".as_ptr().cast(), 0);
+    if mounts >= 0 && mounts as usize != relay + 1 {
+        syscall!(number::DUP3, mounts, relay + 1, 0);
+    }
     open_signal_fd();
-    syscall!(number::CLOSE_RANGE, relay + 1, u32::MAX, 0);
+    syscall!(number::CLOSE_RANGE, relay + 2, u32::MAX, 0);
     watch_sandbox(reaper, relay)
 }
 
@@ -402,34 +410,37 @@ fn exited(status: i32) -> Report {
 /// as with any shell; when it is killed, everything is.
 fn watch_direct(command: isize) -> ! {
     let mut usage = Usage { cpu_us: 0, max_rss: 0 };
-    let (mut killing, mut deaf, mut running) = (false, false, true);
+    let (mut killing, mut deaf) = (false, false);
+    let (mut running, mut status) = (Some(command), 0);
     loop {
         let left = loop {
             match reap() {
                 Ok(reaped) => {
                     usage.add(&reaped);
                     if reaped.pid == command {
-                        running = false;
-                        send(&exited(reaped.status));
+                        running = None;
+                        status = reaped.status;
                     }
                 }
                 Err(left) => break left,
             }
         };
-        if !left || (!running && !killing) {
+        if !left || (running.is_none() && !killing) {
+            send(&exited(status));
             send(&usage.ended());
             exit(0);
         }
         if killing {
-            kill_children(if running { command } else { 0 });
+            kill_children(running);
         }
         match wait(deaf, -1) {
             Wake::Look => {}
             Wake::Order(Order::KILL) => killing = true,
-            Wake::Order(signal) if running => {
-                syscall!(number::KILL, -command, signal);
+            Wake::Order(signal) => {
+                if let Some(command) = running {
+                    syscall!(number::KILL, -command, signal);
+                }
             }
-            Wake::Order(_) => {}
             Wake::Closed => (killing, deaf) = (true, true),
         }
     }
@@ -437,8 +448,8 @@ fn watch_direct(command: isize) -> ! {
 
 /// Kills every child of this process. As a sub-reaper it inherits the orphans of those that die, so
 /// that repeating this after each death reaches every descendant, daemons included.
-fn kill_children(command: isize) {
-    if command > 0 {
+fn kill_children(command: Option<isize>) {
+    if let Some(command) = command {
         syscall!(number::KILL, -command, SIGKILL);
         syscall!(number::KILL, command, SIGKILL);
     }
