@@ -425,7 +425,7 @@ fn exited(status: i32) -> Report {
 /// as with any shell; when it is killed, everything is.
 fn watch_direct(command: isize) -> ! {
     let mut usage = Usage { cpu_us: 0, max_rss: 0 };
-    let (mut killing, mut deaf) = (false, false);
+    let (mut doomed, mut killing, mut deaf) = (false, false, false);
     let (mut running, mut status) = (Some(command), 0);
     loop {
         let left = loop {
@@ -440,6 +440,7 @@ fn watch_direct(command: isize) -> ! {
                 Err(left) => break left,
             }
         };
+        killing |= doomed && running.is_none();
         if !left || (running.is_none() && !killing) {
             send(&exited(status));
             send(&usage.ended());
@@ -451,6 +452,7 @@ fn watch_direct(command: isize) -> ! {
         match wait(deaf, -1) {
             Wake::Look => {}
             Wake::Order(Order::KILL) => killing = true,
+            Wake::Order(Order::DOOM) => doomed = true,
             Wake::Order(signal) => {
                 if let Some(command) = running {
                     syscall!(number::KILL, -command, signal);
@@ -516,6 +518,8 @@ fn watch_sandbox(reaper: isize, relay: usize) -> ! {
             Wake::Order(Order::KILL) => {
                 syscall!(number::KILL, reaper, SIGKILL);
             }
+            // Everything inside ends with the command anyway.
+            Wake::Order(Order::DOOM) => {}
             Wake::Order(signal) => {
                 let order = Order { signal };
                 send_to(relay, &raw const order, size_of::<Order>());
