@@ -73,6 +73,9 @@ pub(crate) use syscall;
 
 extern "C" fn main() -> ! {
     take_signals();
+    // Whatever the host process lets its children inherit is nobody's business here, and would take
+    // the numbers that the passed descriptors must get.
+    syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
     if !receive_fds() {
         exit(111);
     }
