@@ -4,6 +4,9 @@
 //! one known here, the x32 numbers of x86-64, and other architectures. Denied calls that programs
 //! probe for answer ENOSYS, so that they take the older way; the rest answer EPERM.
 
+#[cfg(test)]
+mod tests;
+
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
