@@ -84,7 +84,14 @@ mod probes {
             assert_eq!(sys!(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0), Err(EPERM));
             let limit = [0u64; 2];
             assert_eq!(sys!(libc::SYS_prlimit64, 1, libc::RLIMIT_NOFILE, limit.as_ptr(), 0), Err(EPERM));
-            assert_eq!(sys!(libc::SYS_prlimit64, 1, libc::RLIMIT_NOFILE, 0, [0u64; 2].as_mut_ptr()), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_prlimit64, 1 | 1i64 << 32, libc::RLIMIT_NOFILE, limit.as_ptr(), 0), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_sched_setaffinity, 1, 8, [1u64].as_ptr()), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_sched_setscheduler, 1, libc::SCHED_IDLE, [0i32].as_ptr()), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_sched_setparam, 1, [0i32].as_ptr()), Err(EPERM));
+            let attributes = [48u32, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(sys!(libc::SYS_sched_setattr, 1, attributes.as_ptr(), 0), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 1, 19), Err(EPERM));
+            assert_eq!(sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, [0u64; 2].as_mut_ptr()), Ok(0));
             assert_eq!(sys!(libc::SYS_get_robust_list, 1, [0u64; 1].as_mut_ptr(), [0u64; 1].as_mut_ptr()), Err(EPERM));
             for file in ["oom_score_adj", "comm", "uid_map", "coredump_filter", "autogroup", "timerslack_ns", "clear_refs", "mem"] {
                 let path = format!("/proc/1/{file}");
@@ -276,7 +283,7 @@ fn process_one_is_closed_from_the_first_instruction() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let mount = openbrain::Mount::new(place.work(), "/workspace", openbrain::MountMode::Ro);
-    for round in 0..60 {
+    for round in 0..40 {
         for (i, (path, _, expected)) in targets.iter().enumerate() {
             let exec = Exec::argv([format!("/workspace/early-{i}")]).sandbox();
             let output = run(exec.mount_at(mount.clone()));

@@ -241,3 +241,19 @@ fn process_one_may_do_little() {
         assert_eq!(verdict.action, KILL_PROCESS, "call {call}");
     }
 }
+
+#[test]
+fn process_one_cannot_be_limited() {
+    for (call, argument) in [
+        (libc::SYS_prlimit64, 0),
+        (libc::SYS_sched_setaffinity, 0),
+        (libc::SYS_sched_setscheduler, 0),
+        (libc::SYS_setpriority, 1),
+    ] {
+        for (pid, expected) in [(0, ALLOW), (1, error(libc::EPERM)), (1 | 1 << 32, error(libc::EPERM)), (2, ALLOW)] {
+            let mut args = [0; 6];
+            args[argument] = pid;
+            assert_eq!(action(call, args), expected, "call {call} pid {pid}");
+        }
+    }
+}
