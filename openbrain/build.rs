@@ -15,12 +15,24 @@ fn main() {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let mut command = Command::new(rustc);
     command
-        .args(["helper/main.rs", "--edition=2024", "--crate-type=bin", "--crate-name=openbrain_helper"])
+        .args([
+            "helper/main.rs",
+            "--edition=2024",
+            "--crate-type=bin",
+            "--crate-name=openbrain_helper",
+        ])
         .args(["--target", &target, "-o"])
         .arg(Path::new(&out_dir).join("helper"))
         .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols"])
         .args(["-C", "relocation-model=static", "-C", "codegen-units=1", "-C", "lto=fat"])
-        .args(["-C", "link-arg=-nostdlib", "-C", "link-arg=-nostartfiles", "-C", "link-arg=-static"])
+        .args([
+            "-C",
+            "link-arg=-nostdlib",
+            "-C",
+            "link-arg=-nostartfiles",
+            "-C",
+            "link-arg=-static",
+        ])
         .args(["-C", "link-arg=-Wl,--build-id=none,--gc-sections,-z,noexecstack"]);
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         command.arg("-C").arg(format!("linker={linker}"));

@@ -3,6 +3,8 @@
 //! Every round measures each contender once, in turn, so that a busy machine slows all alike; the
 //! printed figures are medians, and the ratios are what counts.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and may fail")]
+
 use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -109,10 +111,29 @@ fn bwrap() -> Command {
         };
     }
     for name in [
-        "alternatives", "bash.bashrc", "ca-certificates", "ca-certificates.conf", "debian_version",
-        "fonts", "inputrc", "java-17-openjdk", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
-        "localtime", "magic", "maven", "mime.types", "os-release", "protocols", "python3",
-        "python3.11", "services", "ssl", "terminfo", "timezone",
+        "alternatives",
+        "bash.bashrc",
+        "ca-certificates",
+        "ca-certificates.conf",
+        "debian_version",
+        "fonts",
+        "inputrc",
+        "java-17-openjdk",
+        "ld.so.cache",
+        "ld.so.conf",
+        "ld.so.conf.d",
+        "localtime",
+        "magic",
+        "maven",
+        "mime.types",
+        "os-release",
+        "protocols",
+        "python3",
+        "python3.11",
+        "services",
+        "ssl",
+        "terminfo",
+        "timezone",
     ] {
         let path = format!("/etc/{name}");
         command.args(["--ro-bind-try", &path, &path]);

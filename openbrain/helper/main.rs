@@ -30,6 +30,7 @@ const ECHILD: isize = -10;
 const EINTR: isize = -4;
 const ESTALE: isize = -116;
 const ENOENT: isize = -2;
+const EACCES: isize = -13;
 const AT_FDCWD: usize = -100isize as usize;
 const WNOHANG: usize = 1;
 const SIGNAL_FD: usize = 2;
@@ -73,9 +74,6 @@ pub(crate) use syscall;
 
 extern "C" fn main() -> ! {
     take_signals();
-    // Whatever the host process lets its children inherit is nobody's business here, and would take
-    // the numbers that the passed descriptors must get.
-    syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
     if !receive_fds() {
         exit(111);
     }
@@ -102,6 +100,8 @@ fn take_signals() {
 
 /// Receives the descriptors that the library passes; they take the numbers from 3 on.
 fn receive_fds() -> bool {
+    // What the caller's process left open without CLOEXEC would shift them.
+    syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
     let mut byte = 0u8;
     let iov = [&raw mut byte as usize, 1];
     let mut control = [0usize; 130];
@@ -183,8 +183,14 @@ fn run_sandbox() -> ! {
         syscall!(number::KILL, reaper, SIGKILL);
     }
     or_fail(beside);
+    // The last holder of a mount namespace takes it down, which takes the kernel a while. With this
+    // descriptor that is the monitor, after it has reported the end, and nobody waits for it.
+    let mounts = open_proc(reaper as usize, c"ns/mnt".as_ptr().cast(), 0);
+    if mounts >= 0 && mounts as usize != relay + 1 {
+        syscall!(number::DUP3, mounts, relay + 1, 0);
+    }
     open_signal_fd();
-    syscall!(number::CLOSE_RANGE, relay + 1, u32::MAX, 0);
+    syscall!(number::CLOSE_RANGE, relay + 2, u32::MAX, 0);
     watch_sandbox(reaper, relay)
 }
 
@@ -230,7 +236,10 @@ fn run_section(section: Section) -> Result<(), Failure> {
         // SAFETY: `is_sound` has checked that the section is inside the plan, and the mapping and
         // the layout are aligned.
         let call = unsafe { &*((plan.base + range.at as usize) as *const Call).add(index) };
-        let result = execute(plan, call);
+        let mut result = execute(plan, call);
+        if result == EACCES && call.number as usize == number::EXECVE && is_missing(plan, call) {
+            result = ENOENT;
+        }
         if result >= 0 {
             if call.save != wire::NO_REGISTER {
                 // SAFETY: one thread; `is_sound` has checked the number.
@@ -240,8 +249,7 @@ fn run_section(section: Section) -> Result<(), Failure> {
         }
         match call.on_error {
             on_error::IGNORE => {}
-            // A directory on the path that may not be searched hides what comes after it no more
-            // than a missing one, but is the better explanation (`execvp(3)`).
+            // A file that may not be executed is a better explanation than one that is missing.
             on_error::NEXT if last_error == 0 || result != ENOENT => last_error = result,
             on_error::NEXT => {}
             _ => {
@@ -251,6 +259,13 @@ fn run_section(section: Section) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether the program of a refused `execve` cannot even be seen: a directory that may not be
+/// searched holds no program, as shells have it.
+fn is_missing(plan: &Plan, call: &Call) -> bool {
+    let path = plan.base + plan.header.data.at as usize + call.args[0] as usize;
+    syscall!(number::FACCESSAT, AT_FDCWD, path, 0) < 0
 }
 
 fn execute(plan: &Plan, call: &Call) -> isize {
@@ -405,34 +420,37 @@ fn exited(status: i32) -> Report {
 /// as with any shell; when it is killed, everything is.
 fn watch_direct(command: isize) -> ! {
     let mut usage = Usage { cpu_us: 0, max_rss: 0 };
-    let (mut killing, mut deaf, mut running) = (false, false, true);
+    let (mut killing, mut deaf) = (false, false);
+    let (mut running, mut status) = (Some(command), 0);
     loop {
         let left = loop {
             match reap() {
                 Ok(reaped) => {
                     usage.add(&reaped);
                     if reaped.pid == command {
-                        running = false;
-                        send(&exited(reaped.status));
+                        running = None;
+                        status = reaped.status;
                     }
                 }
                 Err(left) => break left,
             }
         };
-        if !left || (!running && !killing) {
+        if !left || (running.is_none() && !killing) {
+            send(&exited(status));
             send(&usage.ended());
             exit(0);
         }
         if killing {
-            kill_children(if running { command } else { 0 });
+            kill_children(running);
         }
         match wait(deaf, -1) {
             Wake::Look => {}
             Wake::Order(Order::KILL) => killing = true,
-            Wake::Order(signal) if running => {
-                syscall!(number::KILL, -command, signal);
+            Wake::Order(signal) => {
+                if let Some(command) = running {
+                    syscall!(number::KILL, -command, signal);
+                }
             }
-            Wake::Order(_) => {}
             Wake::Closed => (killing, deaf) = (true, true),
         }
     }
@@ -440,8 +458,8 @@ fn watch_direct(command: isize) -> ! {
 
 /// Kills every child of this process. As a sub-reaper it inherits the orphans of those that die, so
 /// that repeating this after each death reaches every descendant, daemons included.
-fn kill_children(command: isize) {
-    if command > 0 {
+fn kill_children(command: Option<isize>) {
+    if let Some(command) = command {
         syscall!(number::KILL, -command, SIGKILL);
         syscall!(number::KILL, command, SIGKILL);
     }

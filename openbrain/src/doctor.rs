@@ -4,11 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    backend::embedded,
-    engine::Engine,
-    exec::Exec,
-    sandbox::Isolation,
-    settings::Settings,
+    backend::embedded, engine::Engine, exec::Exec, sandbox::Isolation, settings::Settings,
 };
 
 /// The state of this machine as openbrain sees it.
@@ -82,12 +78,23 @@ pub fn doctor(settings: &Settings) -> Report {
     let trial = Engine::new(settings.clone()).run_blocking(Exec::new("true").sandbox());
     let isolation = match trial {
         Ok(output) if output.success() => {
-            checks.push(Check::ok("trial", format!("a sandboxed command ran in {:?}", output.duration)));
+            checks.push(Check::ok(
+                "trial",
+                format!("a sandboxed command ran in {:?}", output.duration),
+            ));
             Some(output.isolation)
         }
         Ok(output) => {
-            let what = format!("a sandboxed `true` ended as {:?}: {}", output.status, output.stderr_text());
-            checks.push(Check::failed("trial", what, "report this with the output of `openbrain doctor --json`"));
+            let what = format!(
+                "a sandboxed `true` ended as {:?}: {}",
+                output.status,
+                output.stderr_text()
+            );
+            checks.push(Check::failed(
+                "trial",
+                what,
+                "report this with the output of `openbrain doctor --json`",
+            ));
             None
         }
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The one place that knows every backend, and the verbs that users call.
 
 use crate::{
-    backend::{Backend, direct::Direct, embedded::Embedded},
+    backend::{Backend, direct::Direct, embedded::Embedded, helper},
     error::{Error, Result},
     exec::Exec,
     output::Output,
@@ -142,5 +142,8 @@ fn block_on<F: Future<Output = Result<Output>>>(future: F) -> Result<Output> {
         .enable_time()
         .build()
         .map_err(|e| Error::system("cannot start an async runtime", e))?;
-    runtime.block_on(future)
+    let result = runtime.block_on(future);
+    drop(runtime);
+    helper::settle();
+    result
 }

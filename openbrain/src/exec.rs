@@ -260,8 +260,12 @@ impl Exec {
         if self.shell.as_deref().is_some_and(|s| s.is_empty() || s.contains('\0')) {
             return Err(Error::invalid("the shell is empty or has a NUL byte"));
         }
-        let paths = self.expose.iter().chain(&self.workdir);
-        for path in paths.filter(|path| path.as_os_str().as_encoded_bytes().contains(&0)) {
+        if self.tty.is_some() && matches!(self.stdin, Stdin::File(_) | Stdin::Inherit) {
+            return Err(Error::invalid("a terminal cannot read from a file or our own input")
+                .with_remedy("give the input as bytes, or write it while the command runs"));
+        }
+        let mut paths = self.expose.iter().chain(&self.workdir);
+        if let Some(path) = paths.find(|p| p.as_os_str().as_encoded_bytes().contains(&0)) {
             return Err(Error::invalid(format!("path {path:?} has a NUL byte")));
         }
         if let Some(path) = self.expose.iter().find(|path| !path.is_absolute()) {

@@ -59,9 +59,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
-    output::{
-        BackendName, Captured, CommandFailed, Denial, Output, Resources, Status,
-    },
+    output::{BackendName, Captured, CommandFailed, Denial, Output, Resources, Status},
     process::{ChildStdin, Handle, Process},
     sandbox::{Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE},
     script::languages,

@@ -113,8 +113,16 @@ enum Stream {
 impl Process {
     /// Puts a started command under supervision.
     pub(crate) fn start(running: Running, spec: &Spec) -> Self {
-        let Running { backend, sandbox_id, isolation, mut warnings, stdin, stdout, stderr, control } =
-            running;
+        let Running {
+            backend,
+            sandbox_id,
+            isolation,
+            mut warnings,
+            stdin,
+            stdout,
+            stderr,
+            control,
+        } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
         let (requests, inbox) = mpsc::channel(ORDERS);
         let (report, ending) = oneshot::channel();
@@ -153,7 +161,9 @@ impl Process {
         Ok(Some(match self.step().await? {
             Step::Read(Stream::Stdout, n) => Event::Stdout(self.buffer[..n].to_vec()),
             Step::Read(Stream::Stderr, n) => Event::Stderr(self.buffer[..n].to_vec()),
-            Step::Ended => Event::Ended(Box::new(self.output([Captured::default(), Captured::default()]))),
+            Step::Ended => {
+                Event::Ended(Box::new(self.output([Captured::default(), Captured::default()])))
+            }
         }))
     }
 
@@ -172,7 +182,7 @@ impl Process {
         Ok(self.output(captures.map(Capture::finish)))
     }
 
-    /// The write end of standard input, once, for [`Stdin::Pipe`] and pseudo-terminals.
+    /// The write end of standard input, once, for [`Stdin::Pipe`](crate::Stdin::Pipe).
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.stdin.take()
     }
@@ -314,6 +324,11 @@ impl Handle {
     /// Kills every process of the command at once.
     pub fn kill(&self) {
         self.send(Request::Kill);
+    }
+
+    /// Waits until the supervision of the command has ended, whether or not its output was read.
+    pub async fn ended(&self) {
+        self.requests.closed().await;
     }
 
     /// Changes the size of the pseudo-terminal.

@@ -25,10 +25,12 @@ pub(super) fn connect(
     let Some(mut writer) = writer else {
         return (None, None);
     };
-    let Stdin::Bytes(bytes) = stdin else {
-        return (Some(ChildStdin(writer)), None);
+    let bytes = match stdin {
+        Stdin::Bytes(bytes) => bytes.clone(),
+        Stdin::Pipe => return (Some(ChildStdin(writer)), None),
+        // Only a pseudo-terminal has a writer then; dropping it is end of input.
+        Stdin::Null | Stdin::File(_) | Stdin::Inherit => return (None, None),
     };
-    let bytes = bytes.clone();
     let feeder = tokio::spawn(async move {
         // A command that ends or closes its input before it has read everything is no failure.
         let _ = writer.write_all(&bytes).await;

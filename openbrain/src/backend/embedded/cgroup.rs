@@ -92,7 +92,8 @@ impl Hierarchies {
 
     /// The version of the hierarchy that can limit a resource.
     pub(crate) fn version_for(&self, controller: Controller) -> Option<u8> {
-        let unified = self.unified.as_ref().is_some_and(|(_, c)| c.iter().any(|c| c == controller.name()));
+        let unified =
+            self.unified.as_ref().is_some_and(|(_, c)| c.iter().any(|c| c == controller.name()));
         let legacy = self.legacy.iter().any(|(c, _)| *c == controller);
         if unified { Some(2) } else { legacy.then_some(1) }
     }
@@ -124,9 +125,8 @@ impl Hierarchies {
 fn usable_unified(place: &str, own: &str) -> Option<(PathBuf, Vec<String>)> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let directory = Path::new(place).join(path.trim_start_matches('/'));
-    let writable = |file: &str| {
-        rustix::fs::access(directory.join(file), rustix::fs::Access::WRITE_OK).is_ok()
-    };
+    let writable =
+        |file: &str| rustix::fs::access(directory.join(file), rustix::fs::Access::WRITE_OK).is_ok();
     if !writable("") || !writable("cgroup.procs") {
         return None;
     }
@@ -169,7 +169,10 @@ impl Groups {
         let open = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let parent = rustix::fs::open(parent, flags, Mode::empty())?;
-            let join = OpenOptions::new().write(true).open(path.join("cgroup.procs"))?;
+            // A thread that moves itself by `tasks` spares the kernel a lock whose first taker waits
+            // ten milliseconds for the other processors; version 2 has no such file for processes.
+            let file = if version == 1 { "tasks" } else { "cgroup.procs" };
+            let join = OpenOptions::new().write(true).open(path.join(file))?;
             controllers.iter().try_for_each(|c| limit(&path, *c, version, limits))?;
             io::Result::Ok((parent, join))
         };
@@ -214,7 +217,9 @@ impl Groups {
             };
             let read = |file| fs::read_to_string(group.path.join(file)).unwrap_or_default();
             resources.memory_peak_bytes = read(peak).trim().parse().ok();
-            let kills = read(events).lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
+            let kills = read(events)
+                .lines()
+                .find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
             resources.oom_killed |= kills.is_some_and(|kills| kills > 0);
         }
     }

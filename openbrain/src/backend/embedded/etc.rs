@@ -25,7 +25,10 @@ pub(crate) fn files((uid, gid): (u32, u32)) -> Vec<(&'static str, String)> {
         ),
         ("hostname", format!("{HOSTNAME}\n")),
         ("host.conf", "multi on\n".to_owned()),
-        ("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".to_owned()),
+        (
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".to_owned(),
+        ),
         ("resolv.conf", "# no network\n".to_owned()),
         ("shells", "/bin/sh\n/bin/bash\n".to_owned()),
     ]

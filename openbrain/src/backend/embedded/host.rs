@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -34,8 +35,7 @@ impl Identity {
     /// Who calls. Root of a user namespace, as in a rootless container, is an ordinary user: only
     /// the machine's own root can be somebody else on the host.
     pub(crate) fn current() -> Self {
-        let (uid, gid) =
-            (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         match uid {
             0 if is_initial_user_namespace() => Self::Root,
             uid => Self::Caller { uid, gid },
@@ -79,11 +79,13 @@ pub(crate) struct Host {
     /// System directories, in the order in which they are made.
     pub(crate) system: Vec<SystemEntry>,
     /// Entries of `/etc` that are the same for everybody.
-    pub(crate) etc: Vec<(PathBuf, Kind)>,
+    pub(crate) etc: Vec<EtcEntry>,
     /// Files of `/proc` to cover with an empty one, and directories to cover with an empty one.
     pub(crate) proc_masks: Vec<(&'static str, Kind)>,
     /// Parts of `/proc` to make read-only.
     pub(crate) proc_read_only: Vec<&'static str>,
+    /// The highest capability that the kernel knows.
+    pub(crate) last_capability: u32,
     /// Version of Landlock, if the kernel has it.
     pub(crate) landlock: Option<u32>,
 }
@@ -98,22 +100,28 @@ pub(crate) enum Kind {
 }
 
 /// System directories: programs, their libraries and data, and nothing of any user.
-const SYSTEM: [&str; 10] =
-    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store", "/run/current-system"];
+const SYSTEM: [&str; 10] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+    "/run/current-system",
+];
 
 /// What programs need of `/etc`: the loader's cache, certificates, alternatives, time zone, and the
 /// system-wide configuration of interpreters. Nothing that may hold a password or a name.
-const ETC: [&str; 27] = [
+const ETC: [&str; 20] = [
     "alternatives",
     "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
     "crypto-policies",
     "debian_version",
     "fonts",
     "inputrc",
-    "java",
-    "java-17-openjdk",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -125,13 +133,25 @@ const ETC: [&str; 27] = [
     "os-release",
     "pki",
     "protocols",
-    "python3",
-    "python3.11",
     "services",
     "ssl",
-    "terminfo",
     "timezone",
 ];
+
+/// Beginnings of further names in `/etc`, whose versions differ.
+const ETC_PREFIXES: [&str; 2] = ["java", "python"];
+
+/// Files of `/etc` up to this size are copied into each sandbox, which costs less than a mount.
+const COPIED: u64 = 16 * 1024;
+
+/// An entry of the host's `/etc` that the sandbox sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EtcEntry {
+    /// A directory or a large file, to be bound.
+    Bind(PathBuf, Kind),
+    /// A small file: name and content.
+    Copy(String, Vec<u8>),
+}
 
 /// What tells about the machine or its kernel more than a program needs.
 const PROC_MASKS: [(&str, Kind); 12] = [
@@ -149,7 +169,8 @@ const PROC_MASKS: [(&str, Kind); 12] = [
     ("timer_stats", Kind::File),
 ];
 
-const PROC_READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
+/// Of these the network's part belongs to the owner of the sandbox's network namespace.
+const PROC_READ_ONLY: [&str; 1] = ["sys"];
 
 impl Host {
     /// This machine, looked at once.
@@ -159,24 +180,49 @@ impl Host {
     }
 
     fn look() -> Self {
-        let exists = |path: &str| fs::symlink_metadata(path).is_ok();
         Self {
             system: SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect(),
-            etc: ETC.iter().filter_map(|name| etc_entry(name)).collect(),
-            proc_masks: PROC_MASKS.into_iter().filter(|(n, _)| exists(&format!("/proc/{n}"))).collect(),
-            proc_read_only: PROC_READ_ONLY
-                .into_iter()
-                .filter(|name| exists(&format!("/proc/{name}")))
-                .collect(),
+            etc: etc_names().iter().filter_map(|name| etc_entry(name)).collect(),
+            proc_masks: PROC_MASKS.into_iter().filter(|(name, _)| is_open(name)).collect(),
+            proc_read_only: PROC_READ_ONLY.into_iter().filter(|name| is_open(name)).collect(),
+            last_capability: last_capability(),
             landlock: sys::landlock_abi(),
         }
     }
 }
 
-fn etc_entry(name: &str) -> Option<(PathBuf, Kind)> {
+fn etc_names() -> Vec<String> {
+    let entries = fs::read_dir("/etc").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter(|name| {
+            ETC.contains(&name.as_str()) || ETC_PREFIXES.iter().any(|p| name.starts_with(p))
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn etc_entry(name: &str) -> Option<EtcEntry> {
     let path = Path::new("/etc").join(name);
-    let is_dir = fs::metadata(&path).ok()?.is_dir();
-    Some((path, if is_dir { Kind::Directory } else { Kind::File }))
+    let meta = fs::metadata(&path).ok()?;
+    if meta.is_file() && meta.len() <= COPIED {
+        return Some(EtcEntry::Copy(name.to_owned(), fs::read(&path).ok()?));
+    }
+    Some(EtcEntry::Bind(path, if meta.is_dir() { Kind::Directory } else { Kind::File }))
+}
+
+/// Whether a part of `/proc` exists and lets everybody in. The sandbox's user owns none of these,
+/// so that what only the owner may read or write needs no cover.
+fn is_open(name: &str) -> bool {
+    fs::metadata(Path::new("/proc").join(name)).is_ok_and(|meta| meta.mode() & 0o007 != 0)
+}
+
+/// The highest capability that the kernel knows.
+fn last_capability() -> u32 {
+    let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
+    // CAP_CHECKPOINT_RESTORE, the last one since Linux 5.9.
+    text.trim().parse().unwrap_or(40)
 }
 
 fn system_entry(path: &Path) -> Option<SystemEntry> {

@@ -80,12 +80,7 @@ pub(crate) fn decide(
     e
 }
 
-fn bind_to_processors(
-    e: &mut Enforcement,
-    cpus: f64,
-    allowed: &[usize],
-    chance: usize,
-) -> String {
+fn bind_to_processors(e: &mut Enforcement, cpus: f64, allowed: &[usize], chance: usize) -> String {
     let count = (cpus.ceil() as usize).clamp(1, allowed.len().max(1));
     let start = chance % allowed.len().max(1);
     let chosen = allowed.iter().cycle().skip(start).take(count).copied().collect();
@@ -119,7 +114,10 @@ impl Enforcement {
             libc::RLIMIT_DATA => hard_limit(rustix::process::Resource::Data),
             _ => u64::MAX,
         };
-        self.rlimits.iter().map(|(resource, limit)| (*resource, most(*resource).min(*limit))).collect()
+        self.rlimits
+            .iter()
+            .map(|(resource, limit)| (*resource, most(*resource).min(*limit)))
+            .collect()
     }
 }
 

@@ -34,8 +34,7 @@ use super::{
     helper::{self, CommandPlan, Data, Ends, Guarded, Program, Section, Streams, wire},
 };
 use crate::{
-    error::{Error, Result},
-
+    error::{Error, ErrorKind, Result},
     output::BackendName,
     sandbox::{Isolation, IsolationLevel, Network, WORKSPACE},
     spec::{Place, SandboxSpec, Spec, System},
@@ -178,7 +177,7 @@ impl<'a> Run<'a> {
         walls::name_and_loopback(to, etc::HOSTNAME);
         self.enforcement.bind(to);
         root.build(to, &prepared);
-        walls::give_up_power(to, self.identity);
+        walls::give_up_power(to, self.identity, self.host.last_capability);
         self.compile_command(to, command_fd)?;
         walls::confine_reaper(to);
         self.compile_cleanup(to, groups);
@@ -219,10 +218,11 @@ impl<'a> Run<'a> {
     }
 
     fn isolation(&self) -> Isolation {
-        let mut layers = vec!["second_user_namespace", "no_capabilities", "no_new_privs", "seccomp"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
+        let mut layers =
+            vec!["second_user_namespace", "no_capabilities", "no_new_privs", "seccomp"]
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>();
         layers.extend(self.host.landlock.map(|abi| format!("landlock:{abi}")));
         let system = match self.sandbox.system {
             System::Ro => "read-only system directories",
@@ -267,7 +267,8 @@ fn make_terminal(to: &mut Program, command_fd: i32) {
     let args = [master.into(), TIOCSPTLCK.into(), unlocked.into()];
     to.call(inside, libc::SYS_ioctl, args, "unlock the pseudo-terminal");
     let args = [master.into(), TIOCGPTPEER.into(), flags.into()];
-    let slave = to.keep(inside, libc::SYS_ioctl, args, "open the other side of the pseudo-terminal");
+    let slave =
+        to.keep(inside, libc::SYS_ioctl, args, "open the other side of the pseudo-terminal");
     for fd in command_fd..command_fd + 3 {
         let args = [slave.into(), fd.into(), 0.into()];
         to.call(inside, libc::SYS_dup3, args, "use the pseudo-terminal");
@@ -312,13 +313,15 @@ fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
 
 /// What a failed step of the set-up means, in words that lead to the mend.
 fn unavailable(what: String, error: io::Error) -> Error {
-    let exhausted = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE));
-    if exhausted {
-        return Error::system(format!("cannot {what} for the sandbox"), error);
+    let what = format!("cannot {what}");
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE) => Error::system(what, error),
+        // `clone(2)`: a limit on namespaces, or 32 user namespaces inside each other.
+        Some(libc::ENOSPC) => Error::new(ErrorKind::ResourceExhausted, what)
+            .with_source(error)
+            .with_remedy("too many namespaces: raise the limits in /proc/sys/user, or run fewer sandboxes at once"),
+        _ => Error::unavailable(what).with_source(error).with_remedy(probe::remedy()),
     }
-    Error::unavailable(format!("cannot {what} for the sandbox"))
-        .with_source(error)
-        .with_remedy(probe::remedy())
 }
 
 /// A command in a sandbox: guarded as any other, and its groups are read before they go.
@@ -341,4 +344,3 @@ impl Control for Sandboxed {
         }))
     }
 }
-

@@ -35,7 +35,9 @@ fn caller() -> Check {
                 "running as root; sandboxes are the host user {}, who owns nothing",
                 Identity::Root.outside().0
             ),
-            Identity::Caller { uid, .. } => format!("sandboxes are the host user {uid}, without power"),
+            Identity::Caller { uid, .. } => {
+                format!("sandboxes are the host user {uid}, without power")
+            }
         },
     )
 }
@@ -73,7 +75,10 @@ fn obstacle() -> Option<(String, String)> {
     let is = |path: &str, value: &str| read(path).is_some_and(|text| text == value);
     let refused = |what: &str| format!("user namespaces are refused: {what}");
     if !fs::exists("/proc/self/ns/user").unwrap_or(false) {
-        return Some((refused("the kernel has none, or /proc is not mounted"), "use a kernel with CONFIG_USER_NS".into()));
+        return Some((
+            refused("the kernel has none, or /proc is not mounted"),
+            "use a kernel with CONFIG_USER_NS".into(),
+        ));
     }
     if is("/proc/sys/user/max_user_namespaces", "0") {
         let remedy = "sudo sysctl user.max_user_namespaces=15000";
@@ -108,4 +113,3 @@ pub(crate) fn allowed_processors() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None);
     set.map(|set| (0..1024).filter(|cpu| set.is_set(*cpu)).collect()).unwrap_or_default()
 }
-

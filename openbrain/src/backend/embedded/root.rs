@@ -3,11 +3,15 @@
 //! Everything of the host is cloned first, while the host's tree is still in view; then the new root
 //! covers `/proc`, which always exists, and is filled with relative paths; then it becomes `/`.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    collections::HashSet,
+    ops::{Deref, DerefMut},
+    path::{Component, Path, PathBuf},
+};
 
 use super::{
     etc,
-    host::{Host, Identity, Kind, SystemEntry},
+    host::{EtcEntry, Host, Identity, Kind, SystemEntry},
     sources::Source,
 };
 use crate::{
@@ -77,6 +81,26 @@ pub(crate) struct Root<'a> {
     pub(crate) disk: Option<u64>,
 }
 
+/// A program that remembers which directories it has made.
+struct Tree<'a> {
+    program: &'a mut Program,
+    made: HashSet<PathBuf>,
+}
+
+impl Deref for Tree<'_> {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        self.program
+    }
+}
+
+impl DerefMut for Tree<'_> {
+    fn deref_mut(&mut self) -> &mut Program {
+        self.program
+    }
+}
+
 /// Something of the host, cloned and not yet in its place.
 struct Cloned {
     mount: Register,
@@ -108,18 +132,27 @@ impl Root<'_> {
     pub(crate) fn build(&self, to: &mut Program, prepared: &[Register]) {
         let sources = self.clone_sources(to, prepared);
         let system = self.clone_system(to);
-        let own_etc: Vec<Cloned> = self
+        let etc: Vec<Cloned> = self
             .host
             .etc
             .iter()
-            .map(|(path, kind)| clone_read_only(to, path, *kind))
+            .filter_map(|entry| match entry {
+                EtcEntry::Bind(path, kind) => Some(clone_read_only(to, path, *kind)),
+                EtcEntry::Copy(..) => None,
+            })
             .collect();
         let devices = clone_devices(to);
 
+        let to = &mut Tree { program: to, made: HashSet::new() };
         // The host's changes to its own tree are no longer ours.
-        let private = Arg::from((libc::MS_REC | libc::MS_PRIVATE) as u64);
+        let private = Arg::from(libc::MS_REC | libc::MS_PRIVATE);
         let (none, slash) = (to.text(""), to.text("/"));
-        to.call(IN, libc::SYS_mount, [none, slash, none, private, 0.into()], "leave the host's mounts");
+        to.call(
+            IN,
+            libc::SYS_mount,
+            [none, slash, none, private, 0.into()],
+            "leave the host's mounts",
+        );
         let root = self.make_root(to);
         self.make_own_directories(to);
         for (target, content) in system.iter().filter_map(|(c, link)| Some((c, link.as_ref()?))) {
@@ -133,7 +166,7 @@ impl Root<'_> {
                 overlay_usr(to);
             }
         }
-        self.make_etc(to, &own_etc);
+        self.make_etc(to, &etc);
         make_devices(to, &devices);
         for (cloned, source) in sources.iter().zip(self.sources) {
             place(to, cloned);
@@ -166,9 +199,7 @@ impl Root<'_> {
         let mut entries = Vec::new();
         for entry in &self.host.system {
             entries.push(match entry {
-                SystemEntry::Directory(path) => {
-                    (clone_read_only(to, path, Kind::Directory), None)
-                }
+                SystemEntry::Directory(path) => (clone_read_only(to, path, Kind::Directory), None),
                 SystemEntry::Link(path, content) => {
                     let nothing = Program::child();
                     let target = relative(path);
@@ -180,7 +211,7 @@ impl Root<'_> {
     }
 
     /// An empty root, entered, and the scratch file system in it.
-    fn make_root(&self, to: &mut Program) -> Register {
+    fn make_root(&self, to: &mut Tree<'_>) -> Register {
         let root = file_system(to, "tmpfs", &[("size", "16m"), ("mode", "0755")], NO_SUID | NO_DEV);
         attach(to, root, Path::new(COVERED));
         to.call(IN, libc::SYS_fchdir, [root.into()], "enter the new root");
@@ -198,7 +229,7 @@ impl Root<'_> {
         root
     }
 
-    fn make_own_directories(&self, to: &mut Program) {
+    fn make_own_directories(&self, to: &mut Tree<'_>) {
         for (path, name, mode) in OWN {
             let hidden = PathBuf::from(SCRATCH).join(name);
             make_directory(to, &hidden, mode);
@@ -212,21 +243,26 @@ impl Root<'_> {
         make_directory(to, Path::new(LAYERS), 0o700);
     }
 
-    fn make_etc(&self, to: &mut Program, bound: &[Cloned]) {
+    fn make_etc(&self, to: &mut Tree<'_>, bound: &[Cloned]) {
         for (name, content) in etc::files(self.identity.inside()) {
-            write_file(to, &format!("etc/{name}"), &content);
+            write_file(to, &format!("etc/{name}"), content.as_bytes());
+        }
+        for entry in &self.host.etc {
+            if let EtcEntry::Copy(name, content) = entry {
+                write_file(to, &format!("etc/{name}"), content);
+            }
         }
         symlink(to, Path::new("/proc/self/mounts"), Path::new("etc/mtab"));
         bound.iter().for_each(|entry| place(to, entry));
     }
 
     /// A `/proc` of the sandbox's own processes, with what tells about the machine covered.
-    fn make_proc(&self, to: &mut Program) {
+    fn make_proc(&self, to: &mut Tree<'_>) {
         let covers = self.make_covers(to);
         let proc = file_system(to, "proc", &[], NO_SUID | NO_DEV | NO_EXEC);
         attach(to, proc, Path::new("proc"));
         // One more user namespace, made below, and then no other.
-        write_file(to, "proc/sys/user/max_user_namespaces", "1");
+        write_file(to, "proc/sys/user/max_user_namespaces", b"1");
         for name in &self.host.proc_read_only {
             let path = Path::new("proc").join(name);
             let mount = clone_tree(to, &path);
@@ -240,9 +276,9 @@ impl Root<'_> {
 
     /// Empty files and directories of our own to cover parts of `/proc` with: nothing that the
     /// sandbox could swap (CVE-2025-31133). They lie in the scratch file system, out of sight.
-    fn make_covers(&self, to: &mut Program) -> Vec<Cloned> {
+    fn make_covers(&self, to: &mut Tree<'_>) -> Vec<Cloned> {
         make_directory(to, Path::new(EMPTY_DIRECTORY), 0o555);
-        write_file(to, EMPTY_FILE, "");
+        write_file(to, EMPTY_FILE, b"");
         let mut covers = Vec::new();
         for (name, kind) in &self.host.proc_masks {
             let cover = match kind {
@@ -265,7 +301,7 @@ fn id_map_namespace(to: &mut Program, (uid, gid): (u32, u32)) -> Register {
     let (user, group) = Identity::Root.outside();
     for (file, from, onto) in [("uid_map", uid, user), ("gid_map", gid, group)] {
         let fd = to.open_proc(section, sleeper, file, libc::O_WRONLY | libc::O_CLOEXEC);
-        write(to, section, fd, &format!("{from} {onto} 1"), "map the owner of a mount");
+        write(to, section, fd, format!("{from} {onto} 1").as_bytes(), "map the owner of a mount");
     }
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     let namespace = to.open_proc(section, sleeper, "ns/user", flags);
@@ -348,7 +384,7 @@ fn clone_devices(to: &mut Program) -> Vec<Cloned> {
         .collect()
 }
 
-fn make_devices(to: &mut Program, devices: &[Cloned]) {
+fn make_devices(to: &mut Tree<'_>, devices: &[Cloned]) {
     devices.iter().for_each(|device| place(to, device));
     let options = [("ptmxmode", "0666"), ("mode", "0620")];
     let terminals = file_system(to, "devpts", &options, NO_SUID | NO_EXEC);
@@ -359,7 +395,7 @@ fn make_devices(to: &mut Program, devices: &[Cloned]) {
 }
 
 /// Puts a throw-away layer over a directory of the new root.
-fn overlay(to: &mut Program, target: &Path) {
+fn overlay(to: &mut Tree<'_>, target: &Path) {
     // No two targets have the same name: two overlays that share an upper layer are undefined.
     let name = target.to_string_lossy().replace('-', "-0").replace('/', "-1");
     let upper = PathBuf::from(LAYERS).join(format!("{name}-upper"));
@@ -376,8 +412,18 @@ fn overlay(to: &mut Program, target: &Path) {
 }
 
 /// `/usr` under a throw-away layer, in which `/usr/local` belongs to the sandbox's user.
-fn overlay_usr(to: &mut Program) {
-    for path in ["", "/local", "/local/bin", "/local/etc", "/local/include", "/local/lib", "/local/sbin", "/local/share", "/local/share/man"] {
+fn overlay_usr(to: &mut Tree<'_>) {
+    for path in [
+        "",
+        "/local",
+        "/local/bin",
+        "/local/etc",
+        "/local/include",
+        "/local/lib",
+        "/local/sbin",
+        "/local/share",
+        "/local/share/man",
+    ] {
         make_directory(to, Path::new(&format!("{LAYERS}/usr-upper{path}")), 0o755);
     }
     overlay(to, Path::new("usr"));
@@ -451,7 +497,7 @@ fn attribute_args(to: &mut Program, mount: Register, block: Data) -> [Arg; 5] {
 }
 
 /// Makes the mount point of something cloned, and attaches it there.
-fn place(to: &mut Program, cloned: &Cloned) {
+fn place(to: &mut Tree<'_>, cloned: &Cloned) {
     let parents: Vec<&Path> = cloned.target.ancestors().skip(1).collect();
     for parent in parents.iter().rev().filter(|parent| **parent != Path::new("")) {
         make_directory(to, parent, 0o755);
@@ -474,7 +520,10 @@ fn attach(to: &mut Program, mount: Register, target: &Path) {
 }
 
 /// Makes a directory; one that exists already is as good.
-fn make_directory(to: &mut Program, path: &Path, mode: u32) {
+fn make_directory(to: &mut Tree<'_>, path: &Path, mode: u32) {
+    if !to.made.insert(path.to_owned()) {
+        return;
+    }
     let path = to.text(path.as_os_str());
     to.try_call(IN, libc::SYS_mkdirat, [libc::AT_FDCWD.into(), path, mode.into()]);
 }
@@ -484,7 +533,7 @@ fn symlink(to: &mut Program, content: &Path, path: &Path) {
     to.call(IN, libc::SYS_symlinkat, args, format!("link `/{}`", path.display()));
 }
 
-fn write_file(to: &mut Program, path: &str, content: &str) {
+fn write_file(to: &mut Program, path: &str, content: &[u8]) {
     let name = to.text(path);
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
     let args = [libc::AT_FDCWD.into(), name, flags.into(), 0o644.into()];
@@ -495,16 +544,16 @@ fn write_file(to: &mut Program, path: &str, content: &str) {
     to.call(IN, libc::SYS_close, [fd.into()], "close a file");
 }
 
-/// Writes a text in one call, as files of `/proc` want it.
+/// Writes bytes in one call, as files of `/proc` want it.
 pub(super) fn write(
     to: &mut Program,
     section: Section,
     fd: Register,
-    text: &str,
+    content: &[u8],
     what: impl Into<std::borrow::Cow<'static, str>>,
 ) {
-    let data = to.data(text.as_bytes());
-    let args = [fd.into(), data.into(), (text.len() as u64).into()];
+    let data = to.data(content);
+    let args = [fd.into(), data.into(), (content.len() as u64).into()];
     to.call(section, libc::SYS_write, args, what);
 }
 
@@ -520,11 +569,11 @@ pub(crate) fn writable(sources: &[Source], system: System) -> Vec<(PathBuf, Kind
         mount.is_some_and(|source| source.mode == MountMode::Ro)
     };
     let own = OWN.iter().map(|(path, ..)| (Path::new("/").join(path), Kind::Directory));
-    let devices = DEVICES.iter().map(|name| (Path::new("/dev").join(name), Kind::File));
-    let others = ["/dev/pts", "/proc"].map(|path| (PathBuf::from(path), Kind::Directory));
+    let own = own.filter(|(path, _)| !path.starts_with("/dev"));
+    let others = ["/dev", "/proc"].map(|path| (PathBuf::from(path), Kind::Directory));
     let mounts = sources.iter().filter(|source| source.mode != MountMode::Ro);
     let mounts = mounts.map(|source| (source.target.clone(), source.kind));
     let usr = (system == System::Overlay).then(|| (PathBuf::from("/usr"), Kind::Directory));
-    let all = own.chain(devices).chain(others).chain(mounts).chain(usr);
+    let all = own.chain(others).chain(mounts).chain(usr);
     all.filter(|(path, _)| !read_only(path)).collect()
 }

@@ -4,9 +4,6 @@
 //! one known here, the x32 numbers of x86-64, and other architectures. Denied calls that programs
 //! probe for answer ENOSYS, so that they take the older way; the rest answer EPERM.
 
-#[cfg(test)]
-mod tests;
-
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
@@ -201,6 +198,7 @@ pub(crate) mod code {
     //! The instructions that the filter uses (`linux/bpf_common.h`).
     pub(crate) const LOAD: u16 = 0x20;
     pub(crate) const AND: u16 = 0x54;
+    pub(crate) const JUMP: u16 = 0x05;
     pub(crate) const JUMP_EQUAL: u16 = 0x15;
     pub(crate) const JUMP_GREATER: u16 = 0x25;
     pub(crate) const JUMP_GREATER_EQUAL: u16 = 0x35;
@@ -214,11 +212,7 @@ const ERRNO: u32 = 0x0005_0000;
 
 /// The filter of the command.
 pub(crate) fn filter() -> Vec<Instruction> {
-    let mut f = Filter(Vec::with_capacity(256));
-    f.load(4);
-    f.jump(code::JUMP_EQUAL, AUDIT_ARCH, 1, 0);
-    f.ret(KILL_PROCESS);
-    f.load(0);
+    let mut f = Filter::native_only();
     #[cfg(target_arch = "x86_64")]
     {
         f.jump(code::JUMP_GREATER_EQUAL, X32_BIT, 0, 1);
@@ -226,11 +220,37 @@ pub(crate) fn filter() -> Vec<Instruction> {
     }
     f.jump(code::JUMP_GREATER, LAST_KNOWN, 0, 1);
     f.ret(error(ENOSYS));
-    for rule in RULES.iter().chain(ARCH_RULES) {
-        f.rule(rule);
-    }
-    f.ret(ALLOW);
+    let mut rules: Vec<&Rule> = RULES.iter().chain(ARCH_RULES).collect();
+    rules.sort_by_key(|rule| rule.number());
+    f.0.extend(decide(&rules).0);
     f.0
+}
+
+/// A binary search for the call's number. The kernel evaluates a new filter once for every call to
+/// learn which are always allowed (Linux 5.11), so that a long chain of comparisons would cost each
+/// start of a sandbox more than everything that the filter ever decides.
+fn decide(rules: &[&Rule]) -> Filter {
+    let mut f = Filter(Vec::new());
+    match rules {
+        [] => f.ret(ALLOW),
+        [rule] => {
+            let body = rule.body();
+            f.jump(code::JUMP_EQUAL, rule.number() as u32, 0, body.0.len() as u8);
+            f.0.extend(body.0);
+            f.ret(ALLOW);
+        }
+        _ => {
+            let (lower, upper) = rules.split_at(rules.len() / 2);
+            let (below, above) = (decide(lower), decide(upper));
+            let first = upper[0].number() as u32;
+            // The distance of a conditional jump is eight bits; that of a plain one is not.
+            f.jump(code::JUMP_GREATER_EQUAL, first, 0, 1);
+            f.push(code::JUMP, 0, 0, below.0.len() as u32);
+            f.0.extend(below.0);
+            f.0.extend(above.0);
+        }
+    }
+    f
 }
 
 /// The filter of process 1 of the sandbox: what its loop calls, and nothing else.
@@ -249,11 +269,7 @@ pub(crate) fn reaper_filter() -> Vec<Instruction> {
         libc::SYS_rt_sigreturn,
         libc::SYS_restart_syscall,
     ];
-    let mut f = Filter(Vec::new());
-    f.load(4);
-    f.jump(code::JUMP_EQUAL, AUDIT_ARCH, 1, 0);
-    f.ret(KILL_PROCESS);
-    f.load(0);
+    let mut f = Filter::native_only();
     for call in CALLS {
         f.jump(code::JUMP_EQUAL, call as u32, 0, 1);
         f.ret(ALLOW);
@@ -278,11 +294,55 @@ pub(crate) fn error(errno: i32) -> u32 {
     ERRNO | errno as u32
 }
 
-/// A filter in the making. The call's number is loaded at the start of each rule, and a rule that
-/// matches the number always returns, so that rules are independent.
+impl Rule {
+    /// The number of the call.
+    pub(crate) fn number(&self) -> i64 {
+        match *self {
+            Deny(number, _)
+            | DenyBits(number, ..)
+            | DenyValues(number, ..)
+            | AllowValues(number, ..)
+            | Sockets(number) => number,
+        }
+    }
+
+    /// The decision about a call whose number matches; every way through it returns.
+    fn body(&self) -> Filter {
+        let mut f = Filter(Vec::new());
+        match *self {
+            Deny(_, errno) => f.ret(error(errno)),
+            DenyBits(_, argument, bits, errno) => {
+                f.load_argument(argument);
+                f.jump(code::JUMP_ANY_BIT, bits, 0, 1);
+                f.ret(error(errno));
+                f.ret(ALLOW);
+            }
+            DenyValues(_, argument, values, errno) => {
+                f.values(argument, values, error(errno), ALLOW);
+            }
+            AllowValues(_, argument, values, errno) => {
+                f.values(argument, values, ALLOW, error(errno));
+            }
+            Sockets(_) => f.sockets(),
+        }
+        f
+    }
+}
+
+/// A filter in the making.
 struct Filter(Vec<Instruction>);
 
 impl Filter {
+    /// Kills what is not a call of this architecture, and loads the call's number.
+    fn native_only() -> Self {
+        let mut f = Self(Vec::with_capacity(512));
+        f.load(4);
+        f.jump(code::JUMP_EQUAL, AUDIT_ARCH, 1, 0);
+        f.ret(KILL_PROCESS);
+        f.load(0);
+        f
+    }
+
     fn push(&mut self, code: u16, jump_true: u8, jump_false: u8, value: u32) {
         self.0.push(Instruction { code, jump_true, jump_false, value });
     }
@@ -302,37 +362,6 @@ impl Filter {
 
     fn ret(&mut self, value: u32) {
         self.push(code::RETURN, 0, 0, value);
-    }
-
-    fn rule(&mut self, rule: &Rule) {
-        let mut body = Self(Vec::new());
-        let number = match *rule {
-            Deny(number, errno) => {
-                body.ret(error(errno));
-                number
-            }
-            DenyBits(number, argument, bits, errno) => {
-                body.load_argument(argument);
-                body.jump(code::JUMP_ANY_BIT, bits, 0, 1);
-                body.ret(error(errno));
-                body.ret(ALLOW);
-                number
-            }
-            DenyValues(number, argument, values, errno) => {
-                body.values(argument, values, error(errno), ALLOW);
-                number
-            }
-            AllowValues(number, argument, values, errno) => {
-                body.values(argument, values, ALLOW, error(errno));
-                number
-            }
-            Sockets(number) => {
-                body.sockets();
-                number
-            }
-        };
-        self.jump(code::JUMP_EQUAL, number as u32, 0, body.0.len() as u8);
-        self.0.extend(body.0);
     }
 
     fn values(&mut self, argument: u8, values: &[u32], found: u32, otherwise: u32) {
@@ -365,3 +394,6 @@ impl Filter {
         self.ret(ALLOW);
     }
 }
+
+#[cfg(test)]
+mod tests;

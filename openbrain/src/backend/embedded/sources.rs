@@ -98,8 +98,9 @@ fn open_path(path: &Path, target: &Path, mode: MountMode, what: &str) -> Result<
             .with_remedy(remedy)
     };
     let real = fs::canonicalize(path).map_err(failed)?;
-    let fd = rustix::fs::open(&real, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| failed(e.into()))?;
+    let fd =
+        rustix::fs::open(&real, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| failed(e.into()))?;
     let file = fs::File::from(fd);
     let meta = file.metadata().map_err(failed)?;
     let kind = if meta.is_dir() { Kind::Directory } else { Kind::File };
@@ -130,7 +131,8 @@ fn is_system(path: &Path) -> bool {
 /// host.
 fn check_nesting(sources: &[Source]) -> Result<()> {
     for (at, inner) in sources.iter().enumerate() {
-        let outer = sources[..at].iter().rev().find(|outer| inner.target.starts_with(&outer.target));
+        let outer =
+            sources[..at].iter().rev().find(|outer| inner.target.starts_with(&outer.target));
         let Some(outer) = outer else { continue };
         let rest = inner.target.strip_prefix(&outer.target).unwrap_or(&inner.target);
         let point = outer.path.join(rest);

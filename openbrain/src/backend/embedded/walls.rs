@@ -21,10 +21,6 @@ pub(crate) const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// The highest capability that any kernel knows today is 40; dropping one that a kernel does not
-/// know fails without harm.
-const CAPABILITIES: i32 = 63;
-
 /// First, inside: user and group 0 of the outer user namespace, which owns all others.
 pub(crate) fn become_inner_root(to: &mut Program, identity: Identity) {
     match identity {
@@ -57,7 +53,7 @@ fn map_self(to: &mut Program, uids: (u32, u32), gids: (u32, u32)) {
         let args = [Arg::from(libc::AT_FDCWD), path, flags.into(), 0.into()];
         let what = format!("map the sandbox's user ({file})");
         let fd = to.keep(IN, libc::SYS_openat, args, what.clone());
-        write(to, IN, fd, &line, what);
+        write(to, IN, fd, line.as_bytes(), what);
     }
 }
 
@@ -75,7 +71,7 @@ fn map_from_outside(to: &mut Program) {
     for (file, line) in lines {
         let flags = libc::O_WRONLY | libc::O_CLOEXEC;
         let fd = to.open_proc(beside, Program::child(), file, flags);
-        write(to, beside, fd, &line, format!("map the sandbox's user ({file})"));
+        write(to, beside, fd, line.as_bytes(), format!("map the sandbox's user ({file})"));
     }
     let go = to.data(&[0; 8]);
     let relay = wire::FIRST_FD + to.kept_fds as i32;
@@ -105,19 +101,26 @@ pub(crate) fn name_and_loopback(to: &mut Program, hostname: &str) {
 
 /// A user namespace inside the one that owns the mounts and the network: from here on nothing can
 /// be unmounted, remounted or reconfigured. Then no capability even in this one.
-pub(crate) fn give_up_power(to: &mut Program, identity: Identity) {
+pub(crate) fn give_up_power(to: &mut Program, identity: Identity, last_capability: u32) {
     const NO_ROOT_LOCKED: u64 = 0b11 | 0b11_00 | 0b1100_0000;
     let args = [Arg::from(libc::CLONE_NEWUSER)];
     to.call(IN, libc::SYS_unshare, args, "make the second user namespace");
     let (uid, gid) = identity.inside();
     map_self(to, (uid, 0), (gid, 0));
-    for capability in 0..=CAPABILITIES {
+    for capability in 0..=last_capability {
         let args = [libc::PR_CAPBSET_DROP.into(), capability.into(), 0.into(), 0.into(), 0.into()];
-        to.try_call(IN, libc::SYS_prctl, args);
+        to.call(IN, libc::SYS_prctl, args, "drop a capability");
     }
-    let args = [libc::PR_SET_SECUREBITS.into(), NO_ROOT_LOCKED.into(), 0.into(), 0.into(), 0.into()];
+    let args =
+        [libc::PR_SET_SECUREBITS.into(), NO_ROOT_LOCKED.into(), 0.into(), 0.into(), 0.into()];
     to.call(IN, libc::SYS_prctl, args, "lock the rights of root");
-    let args = [Arg::from(libc::PR_CAP_AMBIENT), libc::PR_CAP_AMBIENT_CLEAR_ALL.into(), 0.into(), 0.into(), 0.into()];
+    let args = [
+        Arg::from(libc::PR_CAP_AMBIENT),
+        libc::PR_CAP_AMBIENT_CLEAR_ALL.into(),
+        0.into(),
+        0.into(),
+        0.into(),
+    ];
     to.call(IN, libc::SYS_prctl, args, "clear the ambient capabilities");
     // `_LINUX_CAPABILITY_VERSION_3` for this process, and three empty sets of 64 bits.
     let header = to.data(&[0x2008_0522u32.to_ne_bytes(), [0; 4]].concat());

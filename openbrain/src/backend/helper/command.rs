@@ -51,7 +51,7 @@ impl CommandPlan<'_> {
             to.call(section, libc::SYS_dup3, args, "set standard descriptors");
         }
         if self.terminal {
-            let args = [Arg::from(0), Arg::from(libc::TIOCSCTTY as u64), 0.into()];
+            let args = [Arg::from(0), Arg::from(libc::TIOCSCTTY), 0.into()];
             to.call(section, libc::SYS_ioctl, args, "take the terminal");
         }
         if has_file {

@@ -118,7 +118,7 @@ impl Guarded {
                 report::ENDED => {
                     let mut ended = self.as_seen(&heard);
                     last(&mut ended);
-                    self.link.finish().await;
+                    self.link.finish();
                     return Ok(ended);
                 }
                 _ => {}

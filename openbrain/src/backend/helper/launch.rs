@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, Mode, OFlags, SealFlags},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -75,8 +76,7 @@ pub(crate) fn launch(program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> 
     send_fds(&ours, fds).map_err(|e| Error::system("cannot pass descriptors", e))?;
     rustix::io::ioctl_fionbio(&ours, true)
         .map_err(|e| Error::system("cannot prepare a socket", e))?;
-    let socket =
-        sys::watch(ours).map_err(|e| Error::system("cannot watch a socket", e))?;
+    let socket = sys::watch(ours).map_err(|e| Error::system("cannot watch a socket", e))?;
     let helper = spawn(plan, theirs)?;
     Ok(Link { socket: Some(socket), helper: Some(helper) })
 }
@@ -186,8 +186,10 @@ impl Link {
     pub(crate) async fn report(&self) -> Result<Option<(Report, Option<OwnedFd>)>> {
         let Some(socket) = &self.socket else { return Ok(None) };
         loop {
-            let mut ready =
-                socket.readable().await.map_err(|e| Error::system("cannot wait for a socket", e))?;
+            let mut ready = socket
+                .readable()
+                .await
+                .map_err(|e| Error::system("cannot wait for a socket", e))?;
             match ready.try_io(|fd| receive(fd.get_ref())) {
                 Ok(result) => {
                     return result.map_err(|e| Error::system("cannot hear the helper", e));
@@ -197,42 +199,56 @@ impl Link {
         }
     }
 
-    /// Closes the socket, which makes the helper clean up and leave, and reaps it.
-    pub(crate) async fn finish(&mut self) {
+    /// Closes the socket, which makes the helper clean up and leave. Nothing of the command is left
+    /// at this point; the helper's own end is waited for in the background.
+    pub(crate) fn finish(&mut self) {
         self.socket = None;
-        let Some(helper) = &mut self.helper else { return };
-        if !matches!(helper.try_wait(), Ok(None)) || left(helper).await {
-            self.helper = None;
+        let Some(mut helper) = self.helper.take() else { return };
+        if matches!(helper.try_wait(), Ok(None)) {
+            let leaving = Leaving(Some(helper));
+            tokio::spawn(leaving.reap());
         }
     }
 }
 
-/// Waits a bounded time for the end of the helper, and reaps it.
-async fn left(helper: &mut Child) -> bool {
-    let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
-    let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-    let Some(pidfd) = pidfd.and_then(|fd| sys::watch(fd).ok()) else {
-        return false;
-    };
-    let _ = timeout(LEAVE, pidfd.readable()).await;
-    !matches!(helper.try_wait(), Ok(None))
+/// A helper on its way out. One that nobody waits for any more is reaped by the next launch.
+struct Leaving(Option<Child>);
+
+impl Leaving {
+    async fn reap(mut self) {
+        let Some(helper) = &mut self.0 else { return };
+        let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(pidfd) = pidfd.and_then(|fd| sys::watch(fd).ok()) else { return };
+        let _ = timeout(LEAVE, pidfd.readable()).await;
+        if !matches!(helper.try_wait(), Ok(None)) {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(helper) = self.0.take() {
+            ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(helper);
+        }
+    }
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
     let mut bytes = [0u8; size_of::<Report>()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-    );
-    let length = match received {
-        Ok(message) => message.bytes,
-        Err(rustix::io::Errno::CONNRESET) => 0,
-        Err(error) => return Err(error.into()),
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let mut receive = || rustix::net::recvmsg(socket, &mut iov, &mut control, flags);
+    // An order that the helper had not read when it left is reported first, and once; what the
+    // helper has sent comes after it.
+    let received = match receive() {
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        received => received,
     };
+    let length = received?.bytes;
     let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
@@ -243,10 +259,22 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
 impl Drop for Link {
     fn drop(&mut self) {
         self.socket = None;
-        if let Some(mut helper) = self.helper.take()
-            && matches!(helper.try_wait(), Ok(None))
-        {
-            ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(helper);
+        drop(Leaving(self.helper.take()));
+    }
+}
+
+/// Waits a bounded time for the helpers whose runtime has ended before them.
+pub(crate) fn settle() {
+    let leaving = std::mem::take(&mut *ORPHANS.lock().unwrap_or_else(PoisonError::into_inner));
+    for mut helper in leaving {
+        let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let Some(pidfd) = pidfd {
+            let wait = Timespec { tv_sec: 0, tv_nsec: LEAVE.as_nanos() as i64 };
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&wait));
+        }
+        if matches!(helper.try_wait(), Ok(None)) {
+            drop(Leaving(Some(helper)));
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) mod wire;
 pub(crate) use self::{
     command::CommandPlan,
     control::{Guarded, started},
-    launch::{launch, script_file},
+    launch::{launch, script_file, settle},
     program::{Arg, Data, Program, Register},
     stdio::{Ends, Streams, open, open_terminal, streams_of_terminal},
 };

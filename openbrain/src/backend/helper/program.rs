@@ -235,10 +235,14 @@ impl Program {
     }
 
     /// What the failed call was to do, and whose fault its failure is.
-    pub(crate) fn describe(&self, section: i32, index: i32) -> (&str, Blame) {
-        let section = usize::try_from(section).ok().and_then(|s| self.sections.get(s));
+    pub(crate) fn describe(&self, number: i32, index: i32) -> (&str, Blame) {
+        let section = usize::try_from(number).ok().and_then(|s| self.sections.get(s));
         let step = section.and_then(|s| s.get(usize::try_from(index).ok()?));
-        step.map_or(("make a process", Blame::Machine), |step| (&step.what, step.blame))
+        let unlisted = match section {
+            Some(_) if number == Section::Before as i32 => "make the sandbox's namespaces",
+            _ => "make the command's process",
+        };
+        step.map_or((unlisted, Blame::Machine), |step| (&step.what, step.blame))
     }
 
     /// The program as the helper reads it.
@@ -340,8 +344,8 @@ mod tests {
     #[test]
     fn a_failed_call_has_words() {
         assert_eq!(sample().describe(0, 0).0, "enter `/`");
-        assert_eq!(sample().describe(0, 7).0, "make a process");
-        assert_eq!(sample().describe(-1, -1).0, "make a process");
+        assert_eq!(sample().describe(0, -1).0, "make the sandbox's namespaces");
+        assert_eq!(sample().describe(3, -1).0, "make the command's process");
     }
 
     proptest! {

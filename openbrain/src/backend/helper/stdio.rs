@@ -5,6 +5,8 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    pin::Pin,
+    task::{Context, Poll},
 };
 
 use rustix::{
@@ -74,7 +76,7 @@ pub(crate) fn streams_of_terminal(terminal: OwnedFd, size: TerminalSize) -> Resu
     let writer = Sender::from_owned_fd_unchecked(terminal.try_clone().map_err(failed)?);
     let reader = Receiver::from_owned_fd_unchecked(terminal.try_clone().map_err(failed)?);
     Ok(Streams {
-        stdin: Some(Box::new(writer.map_err(failed)?)),
+        stdin: Some(Box::new(TerminalInput::new(writer.map_err(failed)?))),
         stdout: Some(Box::new(reader.map_err(failed)?)),
         stderr: None,
         terminal: Some(terminal),
@@ -102,6 +104,58 @@ impl Ends {
 
     pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 3] {
         [self.0[0].as_fd(), self.0[1].as_fd(), self.0[2].as_fd()]
+    }
+}
+
+/// The keyboard of a pseudo-terminal. A terminal has no end of its own: shutting this down, or
+/// dropping it, types the character that stands for it.
+struct TerminalInput {
+    writer: Sender,
+    last: u8,
+    ended: bool,
+}
+
+impl TerminalInput {
+    fn new(writer: Sender) -> Self {
+        Self { writer, last: b'\n', ended: false }
+    }
+
+    fn end(&mut self) {
+        // Control-D. Within a line it only completes what was typed, and has to be typed again
+        // (`termios(3)`, VEOF).
+        let end: &[u8] = if self.last == b'\n' { &[4] } else { &[4, 4] };
+        if !self.ended {
+            self.ended = true;
+            // A command that does not read fills the terminal, and then no end is needed.
+            let _ = self.writer.try_write(end);
+        }
+    }
+}
+
+impl AsyncWrite for TerminalInput {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.writer).poll_write(cx, bytes))?;
+        self.last = bytes[..written].last().copied().unwrap_or(self.last);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TerminalInput {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -151,7 +205,14 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::system("cannot make a pipe", e))
 }
 
+/// How much an output pipe holds: more than the usual 64 KiB lets a fast command run on while the
+/// reader wakes up, and little enough for many commands at a time to stay under the limit that the
+/// kernel sets for all pipes of a user (`pipe-user-pages-soft`, 64 MiB, `pipe(7)`).
+const PIPE_SIZE: usize = 256 * 1024;
+
 fn reader(fd: OwnedFd) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
+    // Beyond that limit the kernel refuses, and the pipe stays as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE_SIZE);
     rustix::io::ioctl_fionbio(&fd, true).map_err(|e| Error::system("cannot prepare a pipe", e))?;
     let receiver =
         Receiver::from_owned_fd(fd).map_err(|e| Error::system("cannot watch a pipe", e))?;

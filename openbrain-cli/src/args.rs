@@ -1,0 +1,387 @@
+//! The command line as it was typed.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use openbrain::{Mount, languages, parse_duration, parse_size};
+
+use crate::env::Variable;
+
+/// Run a command on the host or in a sandbox, and get one honest result.
+#[derive(Debug, Parser)]
+#[command(name = "openbrain", version, max_term_width = 100)]
+#[command(after_help = "Start with `openbrain exec --sandbox \"ls -la\"`, or `openbrain doctor`.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands of openbrain.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command, directly or in a sandbox.
+    ///
+    /// One argument is a script for the shell; several, or anything after `--`, are a program and
+    /// its arguments without a shell; none, or `-`, is a program read from standard input.
+    #[command(
+        after_help = EXEC_EXAMPLES,
+        override_usage = "openbrain exec [FLAGS] [--] [COMMAND] [ARGS...]",
+    )]
+    Exec(Box<ExecArgs>),
+    /// Check what works here, and what isolation a sandbox would have right now.
+    Doctor(DoctorArgs),
+    /// Show, check and create settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell to print them for.
+        shell: Shell,
+    },
+    /// Print the manual page, or that of one command.
+    Man {
+        /// The command, for example `exec`.
+        command: Option<String>,
+    },
+}
+
+const EXEC_EXAMPLES: &str = r#"Examples:
+  openbrain exec "pip install requests"
+  openbrain exec --sandbox --timeout 600 "make install"
+  openbrain exec --sandbox --allow-network true "curl https://example.com"
+  openbrain exec --sandbox --mount /path/to/workspace "ls -la"
+  openbrain exec --sandbox -- python3 -c 'print(1)'
+  openbrain exec --sandbox < program.py
+
+Exit code: that of the command; 128+n when signal n ended it; 124 after a timeout; 125 when
+openbrain itself failed; 126 when the program cannot be executed, 127 when it was not found."#;
+
+/// What `openbrain exec` was told.
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The command; `-` for a program on standard input.
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+    /// Whether the command follows a `--`, and so is no shell script.
+    #[arg(skip)]
+    pub(crate) literal: bool,
+    /// Run a program from a file; its `#!` line or its extension tells the language.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// Language of the program: python, sh, bash, node, ruby, perl or php.
+    #[arg(long, value_name = "NAME", value_parser = language)]
+    pub(crate) lang: Option<String>,
+    /// Shell that runs a script [default: /bin/sh].
+    #[arg(long, value_name = "SHELL")]
+    pub(crate) shell: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) surroundings: SurroundingsArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// Where to run and what the command may reach.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub(crate) struct PlaceArgs {
+    /// Run in a sandbox.
+    #[arg(long)]
+    pub(crate) sandbox: bool,
+    /// Run on the host even where the settings say sandbox.
+    #[arg(long, visible_alias = "no-sandbox", conflicts_with = "sandbox")]
+    pub(crate) direct: bool,
+    /// Make a host directory visible, at /workspace unless a target is given. Repeatable.
+    #[arg(long, value_name = "PATH|SRC:DST[:ro|rw|overlay]", value_parser = mount)]
+    pub(crate) mount: Vec<Mount>,
+    /// Make a host path visible, read-only, at the same place. Repeatable.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) expose: Vec<PathBuf>,
+    /// Allow the sandbox to reach the network, or not.
+    #[arg(long, value_name = "true|false", value_parser = switch, allow_hyphen_values = true)]
+    pub(crate) allow_network: Option<bool>,
+    /// The same as `--allow-network false`.
+    #[arg(long, conflicts_with = "allow_network")]
+    pub(crate) no_network: bool,
+}
+
+/// What surrounds the command: time, directory, environment, input, terminal.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Command")]
+pub(crate) struct SurroundingsArgs {
+    /// Kill the command after this time: seconds, or 500ms, 10m, 1h.
+    #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Working directory.
+    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// Set an environment variable; `NAME` alone copies the value from here. Repeatable.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<Variable>,
+    /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Give the command nothing to read.
+    #[arg(short, long)]
+    pub(crate) no_stdin: bool,
+    /// Give the command a file to read; `-` is standard input itself.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_stdin")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// Run the command on a terminal of its own.
+    #[arg(short = 'T', long, conflicts_with = "stdin")]
+    pub(crate) tty: bool,
+}
+
+/// Limits that differ from those of the settings.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Memory of all processes together, for example 512m.
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
+    pub(crate) memory: Option<u64>,
+    /// Processors, for example 1.5.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) cpus: Option<f64>,
+    /// Processes and threads at a time.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) pids: Option<u64>,
+    /// Everything written in the sandbox outside of mounts.
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
+    pub(crate) disk: Option<u64>,
+    /// Open files of one process.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) open_files: Option<u64>,
+    /// Output kept of each stream in the result of `--json`.
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
+    pub(crate) output_limit: Option<u64>,
+}
+
+/// What openbrain prints.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Print the result as one JSON object instead of passing the output on.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print what happens, as it happens, as lines of JSON.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) events: bool,
+    /// Print what would be run, with every default filled in, and run nothing.
+    #[arg(long, conflicts_with = "events")]
+    pub(crate) dry_run: bool,
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Settings given on the command line.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingsArgs {
+    /// Read this settings file instead of the project's and the user's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Engine of sandboxes: auto, embedded or opensandbox.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) runtime: Option<String>,
+    /// Address of an OpenSandbox server.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server_url: Option<String>,
+    /// Image of sandboxes on an OpenSandbox server.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+}
+
+/// What `openbrain doctor` was told.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// The commands of `openbrain config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the settings in force.
+    Show {
+        /// Say where each value comes from.
+        #[arg(long)]
+        origin: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Check a settings file, or all that are in force here.
+    Check {
+        /// The file to check.
+        file: Option<PathBuf>,
+    },
+    /// Write a settings file to start from.
+    Init {
+        /// Where to write it [default: the user's settings file].
+        path: Option<PathBuf>,
+        /// Replace a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the JSON schema of settings files.
+    Schema,
+    /// Print where settings files are looked for.
+    Path,
+}
+
+impl Cli {
+    /// Reads the command line of this process.
+    pub(crate) fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(arguments)?;
+        if let Command::Exec(exec) = &mut cli.command {
+            exec.literal = follows_dashes(arguments, exec.command.len());
+        }
+        Ok(cli)
+    }
+}
+
+/// Whether the last `count` arguments follow a `--`. clap does not tell, but the command is always
+/// the end of the line, and no flag of `exec` takes `--` as its value.
+fn follows_dashes(arguments: &[OsString], count: usize) -> bool {
+    let before = arguments.len().checked_sub(count + 1).and_then(|at| arguments.get(at));
+    count > 0 && before.is_some_and(|argument| argument == "--")
+}
+
+/// Whether a command line that could not be read asked `exec` for JSON: whoever reads JSON wants
+/// the complaint in JSON too.
+pub(crate) fn wants_json(arguments: &[OsString]) -> bool {
+    let cli = Cli::command();
+    let mut words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
+    let Some(exec) = words.next().filter(|w| w == "exec").and_then(|_| cli.find_subcommand("exec"))
+    else {
+        return false;
+    };
+    while let Some(word) = words.next() {
+        if word == "--json" || word == "--events" {
+            return true;
+        }
+        if word == "--" || !word.starts_with('-') {
+            return false;
+        }
+        let flag = exec.get_arguments().find(|arg| {
+            arg.get_long().is_some_and(|long| word.strip_prefix("--") == Some(long))
+                || arg.get_short().is_some_and(|short| word == format!("-{short}"))
+        });
+        if flag.is_some_and(|flag| flag.get_action().takes_values()) {
+            words.next();
+        }
+    }
+    false
+}
+
+/// The message of a library error with its remedy, as clap shows it.
+fn hinted<T>(result: openbrain::Result<T>) -> Result<T, String> {
+    result.map_err(|error| match error.remedy() {
+        Some(remedy) => format!("{error}; {remedy}"),
+        None => error.to_string(),
+    })
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    hinted(parse_duration(text))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    hinted(parse_size(text))
+}
+
+fn mount(text: &str) -> Result<Mount, String> {
+    hinted(text.parse())
+}
+
+fn language(text: &str) -> Result<String, String> {
+    if languages().any(|language| language == text.to_ascii_lowercase()) {
+        return Ok(text.to_owned());
+    }
+    let known: Vec<_> = languages().collect();
+    Err(format!("known languages are {}", known.join(", ")))
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err("the value is true or false; did you mean `--allow-network true`?".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    use super::{Cli, Command, ExecArgs, wants_json};
+
+    fn words(line: &[&str]) -> Vec<OsString> {
+        ["openbrain", "exec"].iter().chain(line).map(Into::into).collect()
+    }
+
+    fn exec(line: &[&str]) -> ExecArgs {
+        match Cli::read(&words(line)).unwrap().command {
+            Command::Exec(exec) => *exec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_of_flags_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_end_at_the_first_word() {
+        let exec = exec(&["--sandbox", "grep", "--json", "-t", "--", "x"]);
+        assert_eq!(exec.command, ["grep", "--json", "-t", "--", "x"]);
+        assert!(exec.place.sandbox && !exec.output.json && !exec.literal);
+    }
+
+    #[test]
+    fn dashes_make_the_command_literal() {
+        assert!(exec(&["--", "ls"]).literal);
+        assert!(exec(&["-q", "--", "--x", "--", "y"]).literal);
+        assert!(!exec(&["ls"]).literal);
+        assert!(!exec(&["echo", "--"]).literal);
+        assert!(!exec(&["--"]).literal);
+    }
+
+    #[test]
+    fn a_single_dash_is_a_command() {
+        assert_eq!(exec(&["-"]).command, ["-"]);
+    }
+
+    #[test]
+    fn json_is_recognised_before_the_command_only() {
+        for (line, expected) in [
+            (&["--json", "ls"][..], true),
+            (&["--timeout", "0", "--json"], true),
+            (&["--timeout=0", "-q", "--json"], true),
+            (&["--sandbx", "--json"], true),
+            (&["-e", "--json", "ls"], false),
+            (&["ls", "--json"], false),
+            (&["--", "--json"], false),
+            (&[], false),
+        ] {
+            assert_eq!(wants_json(&words(line)), expected, "{line:?}");
+        }
+    }
+}

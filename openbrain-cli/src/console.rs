@@ -1,0 +1,46 @@
+//! What openbrain itself writes: messages on standard error, documents on standard output.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use serde::Serialize;
+
+use crate::failure::{Failure, Result};
+
+/// Says something of our own on standard error. Nobody may be listening, which is no failure.
+pub(crate) fn say(message: impl Display) {
+    // In one piece, because others write there too.
+    let text: String =
+        message.to_string().lines().map(|line| format!("openbrain: {line}\n")).collect();
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Prints a text on standard output.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()).map_err(Failure::output)
+}
+
+/// Prints a value on standard output as one line of JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    print(json_line(value)?)
+}
+
+/// Prints a value on standard output as YAML.
+///
+/// It goes through JSON, so that both forms have the same shape: YAML alone would write the
+/// variants of an enum as tags.
+pub(crate) fn print_yaml(value: &impl Serialize) -> Result<()> {
+    let value = serde_json::to_value(value).map_err(|e| Failure::system("cannot write YAML", e))?;
+    let text = serde_yaml::to_string(&value)
+        .map_err(|e| Failure::system("cannot write YAML", io::Error::other(e)))?;
+    print(text)
+}
+
+/// A value as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|e| Failure::system("cannot write JSON", e))?;
+    Ok(text + "\n")
+}

@@ -1,0 +1,189 @@
+//! `openbrain exec`: from the command line to the library, and back to an exit code.
+
+use std::{
+    future::pending,
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use clap::CommandFactory;
+use openbrain::{Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
+use tokio::{runtime, time::sleep};
+
+use crate::{
+    args::{Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, SettingsArgs, SurroundingsArgs},
+    config,
+    console::{print_json, print_yaml, say},
+    env, exit,
+    failure::{Failure, Result},
+    program::{self, absolute},
+    signals::Signals,
+    stream::{self, Form},
+    terminal::{self, RawMode},
+};
+
+/// How long a sandbox may take to start before we say that it is starting.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Runs `openbrain exec` and returns the exit code.
+pub(crate) fn run(args: ExecArgs) -> Result<u8> {
+    let for_machines = args.output.json || args.output.events;
+    match execute(args) {
+        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
+        result => result,
+    }
+}
+
+fn execute(args: ExecArgs) -> Result<u8> {
+    let Some((command, stdin)) = program::find(&args)? else {
+        return Ok(help());
+    };
+    let (exec, output, settings) = request(Exec::of(command).stdin(stdin), args)?;
+    let engine = Engine::new(config::load(&settings)?.settings);
+    let spec = engine.settings().resolve(exec.clone())?;
+    if output.dry_run {
+        let printed = if output.json { print_json(&spec) } else { print_yaml(&spec) };
+        return printed.map(|()| exit::SUCCESS);
+    }
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::system("cannot start an async runtime", e))?
+        .block_on(supervise(&engine, exec, &spec, &output))
+}
+
+/// Says in short how it is used, because there is nothing to run and nobody to ask.
+fn help() -> u8 {
+    let mut root = Cli::command();
+    root.build();
+    if let Some(exec) = root.find_subcommand_mut("exec") {
+        say(format_args!("no command was given\n{}", exec.render_usage()));
+        say("see `openbrain exec --help`");
+    }
+    exit::FAILURE
+}
+
+/// The request that the flags describe, and the flags that are no part of it.
+fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, SettingsArgs)> {
+    let ExecArgs {
+        command: _,
+        literal: _,
+        file: _,
+        lang: _,
+        shell,
+        place,
+        surroundings,
+        limits,
+        output,
+        settings,
+    } = args;
+    exec.shell = shell;
+    exec.limits = limits.into();
+    let exec = surround(sandboxed(exec, place)?, surroundings)?;
+    Ok((exec, output, settings))
+}
+
+fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
+    let PlaceArgs { sandbox, direct, mount, expose, allow_network, no_network } = args;
+    exec.sandbox = (sandbox || direct).then_some(sandbox);
+    exec.allow_network = if no_network { Some(false) } else { allow_network };
+    for mut mount in mount {
+        mount.source = absolute(&mount.source)?;
+        exec = exec.mount_at(mount);
+    }
+    for path in expose {
+        exec = exec.expose(absolute(&path)?);
+    }
+    Ok(exec)
+}
+
+fn surround(mut exec: Exec, args: SurroundingsArgs) -> Result<Exec> {
+    let SurroundingsArgs { timeout, workdir, env, env_file, no_stdin: _, stdin: _, tty } = args;
+    exec.timeout = timeout;
+    exec.workdir = workdir;
+    exec.env = env::collect(&env_file, &env)?;
+    exec.tty = tty.then(terminal::size);
+    Ok(exec)
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        let LimitArgs { memory, cpus, pids, disk, open_files, output_limit } = args;
+        Self { memory, cpus, pids, disk, open_files, output: output_limit }
+    }
+}
+
+/// Starts the command, passes on what it writes and what we are told, and returns the exit code.
+async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) -> Result<u8> {
+    let mut signals =
+        Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
+    let announced = spec.place != Place::Direct && !args.quiet && io::stderr().is_terminal();
+    let mut process = tokio::select! {
+        process = engine.spawn(exec) => process?,
+        kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
+        () = announce(announced) => pending().await,
+    };
+    let raw_mode = connect(&mut process)?;
+    let output = pass_on(process, &mut signals, spec, args).await?;
+    drop(raw_mode);
+    if !(args.quiet || args.json || args.events) {
+        remark(&output, spec);
+    }
+    Ok(exit::of_output(&output, signals.asked()))
+}
+
+/// Passes on what the command writes in the form that was asked for, until it has ended.
+async fn pass_on(
+    process: Process,
+    signals: &mut Signals,
+    spec: &Spec,
+    args: &OutputArgs,
+) -> Result<Output> {
+    if args.json {
+        let output = stream::collect(process, signals).await?;
+        return print_json(&output).map(|()| output);
+    }
+    let form = if args.events { Form::Records(Recorder::default()) } else { Form::Plain };
+    stream::copy(process, form, signals, spec.timeout).await
+}
+
+/// Connects our terminal, or whatever our standard input is, to the terminal of the command.
+fn connect(process: &mut Process) -> Result<Option<RawMode>> {
+    let Some(terminal) = process.take_stdin() else {
+        return Ok(None);
+    };
+    let raw_mode = RawMode::enter()
+        .map_err(|e| Failure::system("cannot switch the terminal to raw mode", e))?;
+    terminal::forward(io::stdin(), terminal);
+    Ok(raw_mode)
+}
+
+/// Says that a sandbox is starting, when that takes long and somebody is looking. Never ends.
+async fn announce(wanted: bool) {
+    if wanted {
+        sleep(SILENCE).await;
+        say("starting the sandbox…");
+    }
+    pending().await
+}
+
+/// Says what a person should know about the result.
+fn remark(output: &Output, spec: &Spec) {
+    for warning in &output.warnings {
+        say(format_args!("warning: {warning}"));
+    }
+    for denial in &output.denials {
+        let (what, reason, count) = (&denial.what, &denial.reason, denial.count);
+        say(format_args!("warning: the sandbox refused {what} ({count} times): {reason}"));
+    }
+    if output.resources.oom_killed {
+        say("warning: the memory limit of the sandbox was reached");
+    }
+    match (output.status, spec.timeout) {
+        (Status::TimedOut, Some(timeout)) => {
+            say(format_args!("timed out after {}", humantime::format_duration(timeout)));
+        }
+        (Status::TimedOut, None) => say("timed out"),
+        (Status::Exited(_) | Status::Signaled(_) | Status::Cancelled, _) => {}
+    }
+}

@@ -1,0 +1,99 @@
+//! The `openbrain` command: reads the command line, lets the library run, passes the result on.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod config;
+mod console;
+mod doctor;
+mod env;
+mod exec;
+mod exit;
+mod failure;
+mod program;
+mod signals;
+mod stream;
+mod terminal;
+mod writer;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, error::ErrorKind};
+
+use crate::{
+    args::{Cli, Command},
+    console::print,
+    failure::{Failure, Result},
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::read(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage(&error, &arguments)),
+    };
+    let code = match run(cli.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            failure.code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Exec(args) => exec::run(*args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config::run(command),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "openbrain", &mut text);
+            print(text).map(|()| exit::SUCCESS)
+        }
+        Command::Man { command } => man(command.as_deref()).map(|()| exit::SUCCESS),
+    }
+}
+
+/// Prints the manual page of openbrain, or of one of its commands.
+fn man(name: Option<&str>) -> Result<()> {
+    let mut root = Cli::command();
+    root.build();
+    let command = match name {
+        None => root,
+        Some(name) => root.find_subcommand(name).cloned().ok_or_else(|| {
+            Failure::usage(format!("`{name}` is no command"), "see `openbrain --help`")
+        })?,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut page)
+        .map_err(|e| Failure::system("cannot write the manual page", e))?;
+    print(page)
+}
+
+/// Passes on what clap has to say: help and version on standard output, the rest as an error.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return print(text).map_or_else(|failure| failure.code(), |()| exit::SUCCESS);
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nobody may be listening.
+            let _ = error.print();
+            return exit::FAILURE;
+        }
+        _ => {}
+    }
+    let text = text.trim_start_matches("error: ");
+    let (message, more) = text.split_once("\n\n").unwrap_or((text, ""));
+    let tip = more.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let failure = Failure::usage(message, tip.unwrap_or("`openbrain --help` shows what there is"));
+    if args::wants_json(arguments) {
+        return failure.print_json().map_or_else(|error| error.code(), |()| failure.code());
+    }
+    failure.print();
+    failure.code()
+}
