@@ -396,7 +396,8 @@ fn make_devices(to: &mut Tree<'_>, devices: &[Cloned]) {
 
 /// Puts a throw-away layer over a directory of the new root.
 fn overlay(to: &mut Tree<'_>, target: &Path) {
-    let name = target.to_string_lossy().replace('/', "-");
+    // No two targets have the same name: two overlays that share an upper layer are undefined.
+    let name = target.to_string_lossy().replace('-', "-0").replace('/', "-1");
     let upper = PathBuf::from(LAYERS).join(format!("{name}-upper"));
     let work = PathBuf::from(LAYERS).join(format!("{name}-work"));
     make_directory(to, &upper, 0o755);

@@ -36,6 +36,8 @@ const DEVICE: u32 = 0o020000;
 const IOCTL: i64 = libc::SYS_ioctl;
 /// Keystrokes for the terminal of somebody else (CVE-2017-5226) and the console (CVE-2023-28100).
 const TERMINAL_INJECTION: &[u32] = &[0x5412, 0x541c];
+/// The engine's own process in every sandbox.
+const PROCESS_ONE: &[u32] = &[1];
 /// PER_LINUX and PER_LINUX32, each with or without UNAME26, and the query.
 const PERSONALITIES: &[u32] = &[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -102,6 +104,14 @@ pub(crate) const RULES: &[Rule] = &[
     Deny(SYS_PROCESS_MADVISE, EPERM),
     Deny(libc::SYS_pidfd_getfd, EPERM),
     Deny(libc::SYS_kcmp, EPERM),
+    // Process 1 has the command's user, so that the kernel lets it be limited: without descriptors
+    // it could not watch the memory, and behind every other process it would come too late.
+    DenyValues(libc::SYS_prlimit64, 0, PROCESS_ONE, EPERM),
+    DenyValues(libc::SYS_sched_setaffinity, 0, PROCESS_ONE, EPERM),
+    DenyValues(libc::SYS_sched_setattr, 0, PROCESS_ONE, EPERM),
+    DenyValues(libc::SYS_sched_setparam, 0, PROCESS_ONE, EPERM),
+    DenyValues(libc::SYS_sched_setscheduler, 0, PROCESS_ONE, EPERM),
+    DenyValues(libc::SYS_setpriority, 1, PROCESS_ONE, EPERM),
     // Handles made outside would reach around the root directory.
     Deny(libc::SYS_open_by_handle_at, EPERM),
     Sockets(libc::SYS_socket),
@@ -384,3 +394,6 @@ impl Filter {
         self.ret(ALLOW);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,10 +135,16 @@ fn check_nesting(sources: &[Source]) -> Result<()> {
             sources[..at].iter().rev().find(|outer| inner.target.starts_with(&outer.target));
         let Some(outer) = outer else { continue };
         let rest = inner.target.strip_prefix(&outer.target).unwrap_or(&inner.target);
-        if !outer.path.join(rest).exists() {
-            let (inner, outer) = (inner.target.display(), outer.path.display());
+        let point = outer.path.join(rest);
+        let (inner, outer) = (inner.target.display(), outer.path.display());
+        let Ok(real) = fs::canonicalize(&point) else {
             return Err(Error::invalid(format!("mount point `{inner}` does not exist"))
                 .with_remedy(format!("create `{}` in `{outer}` first", rest.display())));
+        };
+        // In the sandbox the link would lead elsewhere than here, and the mount with it.
+        if real != point {
+            return Err(Error::invalid(format!("mount point `{inner}` is behind a symbolic link"))
+                .with_remedy(format!("make `{}` in `{outer}` a directory", rest.display())));
         }
     }
     Ok(())

@@ -128,6 +128,11 @@ pub(crate) fn give_up_power(to: &mut Program, identity: Identity, last_capabilit
     to.call(IN, libc::SYS_capset, [header.into(), sets.into()], "drop all capabilities");
     let args = [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()];
     to.call(IN, libc::SYS_prctl, args, "forbid new privileges");
+    // Process 1 has descriptors of the host's. It must be closed before the command exists, which
+    // could otherwise open them through `/proc/1` with its first instructions; the command itself
+    // gets an open memory of its own with its `execve`.
+    let args = [libc::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()];
+    to.call(IN, libc::SYS_prctl, args, "close process 1 to others");
 }
 
 /// Landlock for the command: a second opinion on the file system, and no signals or abstract
@@ -195,11 +200,9 @@ pub(crate) fn filter_command(to: &mut Program) {
     install_filter(to, Section::Command, &seccomp::filter());
 }
 
-/// Process 1 needs very little from here on, and nobody may look into it.
+/// Process 1 needs very little from here on.
 pub(crate) fn confine_reaper(to: &mut Program) {
     let section = Section::Reaper;
-    let args = [libc::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()];
-    to.call(section, libc::SYS_prctl, args, "close process 1 to others");
     let args = [Arg::from(wire::FIRST_FD), u32::MAX.into(), 0.into()];
     to.call(section, libc::SYS_close_range, args, "close descriptors");
     install_filter(to, section, &seccomp::reaper_filter());
