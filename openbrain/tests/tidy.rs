@@ -1,8 +1,6 @@
 //! Rules of the house that a tool can check: who may import whom, where `unsafe` is, how long files
 //! are, what dependencies may be.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
