@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use openbrain::{Output, Status};
 
 use crate::{
+    streams::PIPE,
     support::{Fixture, UP},
     trees::{self, AT_ONCE, Tree},
 };
@@ -66,7 +67,7 @@ fn is_timed_out(output: &Output) {
 /// The exit code of a command that ends within the grace is not its own choice.
 pub(crate) async fn deadline_leaves_time_to_end(f: &Fixture) {
     let mut leash = f.leash();
-    let script = format!("trap 'echo bye; exit 0' TERM; {UP}; sleep 1000 & wait");
+    let script = format!("trap 'echo bye; exit 0' TERM; sleep 1000 & {UP}; wait");
     let exec = leash.hold(f, f.shell(script)).timeout(DEADLINE);
     let (output, ()) = tokio::join!(f.run(exec), leash.up(1));
     is_timed_out(&output);
@@ -86,7 +87,7 @@ pub(crate) async fn deadline_fires_though_nobody_reads(f: &Fixture) {
     is_timed_out(&output);
     assert!(output.stdout_text().starts_with("y\ny\n"));
     // What the pipe held, and nothing that was written after.
-    assert!(output.stdout.total <= 64 * 1024, "{}", output.stdout.total);
+    assert!(output.stdout.total <= PIPE as u64, "{}", output.stdout.total);
 }
 
 pub(crate) async fn a_command_in_time_is_not_timed_out(f: &Fixture) {

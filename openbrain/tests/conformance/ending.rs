@@ -150,7 +150,7 @@ pub(crate) async fn a_handle_is_harmless_after_the_end(f: &Fixture) {
 }
 
 pub(crate) async fn cancel_is_gentle(f: &Fixture) {
-    let script = format!("trap 'echo bye; exit 0' TERM; {UP}; sleep 1000 & wait");
+    let script = format!("trap 'echo bye; exit 0' TERM; sleep 1000 & {UP}; wait");
     let mut leash = f.leash();
     let process = f.spawn(leash.hold(f, f.shell(script))).await;
     leash.up(1).await;

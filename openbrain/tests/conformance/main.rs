@@ -6,6 +6,8 @@
 //!
 //! The cases hold for root and for an ordinary user; `cargo test` runs them as whoever calls.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+
 mod support;
 
 mod background;
@@ -153,6 +155,7 @@ macro_rules! cases_of_every_place {
                 a_terminal_has_its_size,
                 a_terminal_can_be_resized,
                 a_terminal_is_typed_on,
+                the_input_of_a_terminal_ends,
                 errors_arrive_in_the_output,
                 control_c_interrupts,
                 without_a_terminal_there_is_none,

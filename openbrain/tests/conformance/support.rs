@@ -207,11 +207,15 @@ impl Fixture {
         command
     }
 
-    /// As [`own_process`](Self::own_process), by a shell that runs `before` first.
-    pub(crate) fn own_process_after(&self, before: &str) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new("/bin/sh");
-        command.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]);
-        command.arg(env::current_exe().unwrap());
+    /// As [`own_process`](Self::own_process), with a signal ignored from the start.
+    pub(crate) fn own_process_that_ignores(&self, signal: &str) -> tokio::process::Command {
+        let program = format!(
+            "import os, signal, sys\n\
+             signal.signal(signal.{signal}, signal.SIG_IGN)\n\
+             os.execv(sys.argv[1], sys.argv[1:])"
+        );
+        let mut command = tokio::process::Command::new("python3");
+        command.args(["-c", &program]).arg(env::current_exe().unwrap());
         self.make_own_process(&mut command);
         command
     }

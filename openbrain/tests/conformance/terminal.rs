@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openbrain::{Event, Status, TerminalSize};
+use openbrain::{ErrorKind, Event, Status, Stdin, TerminalSize};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
@@ -27,8 +27,8 @@ pub(crate) async fn a_terminal_can_be_resized(f: &Fixture) {
 }
 
 pub(crate) async fn a_terminal_is_typed_on(f: &Fixture) {
-    let script = "stty -echo; echo ready; read one; echo \"<$one>\"; cat; echo end";
-    let mut process = f.spawn(f.shell(script).tty(24, 80)).await;
+    let script = "stty -echo; echo ready; read one; echo \"<$one>\"; cat; echo end; cat; echo all";
+    let mut process = f.spawn(f.shell(script).tty(24, 80).stdin(Stdin::Pipe)).await;
     let mut stdin = process.take_stdin().unwrap();
     until(&mut process, "ready").await;
     stdin.write_all(b"a line\n").await.unwrap();
@@ -36,7 +36,21 @@ pub(crate) async fn a_terminal_is_typed_on(f: &Fixture) {
     // Control-D at the start of a line is the end of the input.
     stdin.write_all(b"more\n\x04").await.unwrap();
     until(&mut process, "more\r\nend").await;
+    stdin.write_all(b"half a line").await.unwrap();
+    drop(stdin);
+    until(&mut process, "half a lineall").await;
     assert!(process.wait().await.unwrap().success());
+}
+
+pub(crate) async fn the_input_of_a_terminal_ends(f: &Fixture) {
+    let count = || f.argv(["wc", "-c"]).tty(24, 80);
+    assert_eq!(f.run(count()).await.stdout_text(), "0\r\n");
+    assert_eq!(f.run(count().stdin(Stdin::Pipe)).await.stdout_text(), "0\r\n");
+    // The terminal repeats what is typed.
+    let counted = f.run(count().stdin_bytes("a\nb")).await.stdout_text();
+    assert_eq!(counted, "a\r\nb3\r\n");
+    let error = f.refused(count().stdin(Stdin::File("/etc/passwd".into()))).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
 }
 
 pub(crate) async fn errors_arrive_in_the_output(f: &Fixture) {
@@ -45,13 +59,15 @@ pub(crate) async fn errors_arrive_in_the_output(f: &Fixture) {
     assert_eq!((output.stderr.total, output.status), (0, Status::Exited(3)));
 }
 
+/// No shell: one that is about to start a program may lose the signal.
 pub(crate) async fn control_c_interrupts(f: &Fixture) {
-    let mut process = f.spawn(f.shell("echo ready; sleep 1000; echo no").tty(24, 80)).await;
-    until(&mut process, "ready").await;
-    process.take_stdin().unwrap().write_all(b"\x03").await.unwrap();
-    let output = process.wait().await.unwrap();
-    assert_eq!(output.status, Status::Signaled(libc::SIGINT));
-    assert!(!output.stdout_text().contains("no"));
+    let mut process = f.spawn(f.argv(["cat"]).tty(24, 80).stdin(Stdin::Pipe)).await;
+    let mut stdin = process.take_stdin().unwrap();
+    stdin.write_all(b"ready\n").await.unwrap();
+    // Once from the terminal, once from the command.
+    until(&mut process, "ready\r\nready\r\n").await;
+    stdin.write_all(b"\x03").await.unwrap();
+    assert_eq!(process.wait().await.unwrap().status, Status::Signaled(libc::SIGINT));
 }
 
 pub(crate) async fn without_a_terminal_there_is_none(f: &Fixture) {

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    exec::TerminalSize,
     output::BackendName,
     sandbox::{Isolation, IsolationLevel, Network, WORKSPACE},
     spec::{Place, SandboxSpec, Spec, System},
@@ -81,9 +82,9 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     let terminal = helper::started(&link, &program)
         .await
         .map_err(|failure| failure.into_error(&run.argv[0], unavailable))?;
-    let streams = match (terminal, spec.tty) {
-        (Some(terminal), Some(size)) => helper::streams_of_terminal(terminal, size)?,
-        _ => streams,
+    let streams = match terminal {
+        Some(terminal) => helper::streams_of_terminal(terminal)?,
+        None => streams,
     };
     Ok(Running {
         backend: BackendName::Embedded,
@@ -180,8 +181,8 @@ impl<'a> Run<'a> {
     }
 
     fn compile_command(&self, to: &mut Program, command_fd: i32) -> Result<()> {
-        if self.spec.tty.is_some() {
-            make_terminal(to, command_fd);
+        if let Some(size) = self.spec.tty {
+            make_terminal(to, command_fd, size);
         }
         let rules = self.host.landlock.map(|abi| {
             let writable = root::writable(&self.sources, self.sandbox.system);
@@ -239,8 +240,8 @@ impl<'a> Run<'a> {
 }
 
 /// A terminal of the sandbox's own: its slave becomes the command's standard streams, its master
-/// goes to the library.
-fn make_terminal(to: &mut Program, command_fd: i32) {
+/// goes to the library. It has its size before the command can ask for it.
+fn make_terminal(to: &mut Program, command_fd: i32, size: TerminalSize) {
     const TIOCSPTLCK: u64 = 0x4004_5431;
     const TIOCGPTPEER: u64 = 0x5441;
     let inside = Section::Inside;
@@ -251,6 +252,10 @@ fn make_terminal(to: &mut Program, command_fd: i32) {
     let unlocked = to.data(&[0; 8]);
     let args = [master.into(), TIOCSPTLCK.into(), unlocked.into()];
     to.call(inside, libc::SYS_ioctl, args, "unlock the pseudo-terminal");
+    let TerminalSize { rows, cols } = size;
+    let window = to.data(&[rows, cols, 0, 0].map(u16::to_ne_bytes).concat());
+    let args = [master.into(), libc::TIOCSWINSZ.into(), window.into()];
+    to.call(inside, libc::SYS_ioctl, args, "set the size of the pseudo-terminal");
     let args = [master.into(), TIOCGPTPEER.into(), flags.into()];
     let slave =
         to.keep(inside, libc::SYS_ioctl, args, "open the other side of the pseudo-terminal");
