@@ -45,6 +45,23 @@ fn everything() -> Vec<PathBuf> {
     found
 }
 
+/// Passes a descriptor over a socket, and returns the number that it gets.
+fn pass(
+    from: &std::os::unix::net::UnixStream,
+    to: &std::os::unix::net::UnixStream,
+    fd: i32,
+) -> i32 {
+    use std::os::fd::AsRawFd;
+    let mut byte = 0u8;
+    let iov = [&raw mut byte as u64, 1];
+    let mut control = [20u64, u64::from(libc::SOL_SOCKET as u32) | (libc::SCM_RIGHTS as u64) << 32, fd as u64];
+    let message = [0, 0, iov.as_ptr() as u64, 1, control.as_mut_ptr() as u64, 24, 0];
+    assert_eq!(sys!(libc::SYS_sendmsg, from.as_raw_fd(), message.as_ptr(), 0), Ok(1));
+    control[2] = u64::MAX;
+    assert_eq!(sys!(libc::SYS_recvmsg, to.as_raw_fd(), message.as_ptr(), 0), Ok(1));
+    control[2] as i32
+}
+
 mod probes {
     use super::*;
 
@@ -461,6 +478,55 @@ mod probes {
     }
 
     probe! {
+        fn exposed_directory_is_read_only() {
+            let exposed = std::env::var(SECRET).unwrap();
+            assert_eq!(fs::read_to_string(format!("{exposed}/file")).unwrap(), "content");
+            refused(open(&format!("{exposed}/file"), libc::O_WRONLY), "open for writing");
+            refused(open(&format!("{exposed}/new"), libc::O_CREAT | libc::O_WRONLY), "create");
+            // What is beside it is not there; what leads to it is the sandbox's own.
+            let beside = Path::new(&exposed).parent().unwrap();
+            assert_eq!(fs::read_dir(beside).unwrap().count(), 1);
+        }
+    }
+
+    probe! {
+        fn colon_in_a_target_is_a_colon() {
+            assert_eq!(fs::read_to_string("/data/a:usr,b\\/file").unwrap(), "content");
+            assert!(!Path::new("/data/a:usr,b\\/bin").exists());
+        }
+    }
+
+    probe! {
+        fn sockets_are_made_and_answered_inside_a_mount() {
+            use std::os::unix::net::{UnixListener, UnixStream};
+            let server = UnixListener::bind("/workspace/inside.sock").unwrap();
+            let client = UnixStream::connect("/workspace/inside.sock").unwrap();
+            let (server, _) = server.accept().unwrap();
+            // A descriptor that is passed on keeps its mount's rights.
+            let file = open("/usr/bin/env", libc::O_RDONLY).unwrap();
+            let received = pass(&client, &server, file as i32);
+            refused(open(&format!("/proc/self/fd/{received}"), libc::O_RDWR), "open again");
+            let directory = pass(&client, &server, open("/", libc::O_PATH).unwrap() as i32);
+            let up = sys!(libc::SYS_openat, directory, c("../../etc/shadow").as_ptr(), libc::O_RDONLY, 0);
+            assert_eq!(up, Err(ENOENT));
+        }
+    }
+
+    probe! {
+        fn socket_of_the_host_in_a_mount() {
+            use std::os::unix::net::UnixStream;
+            let mut answer = String::new();
+            let stream = UnixStream::connect("/workspace/host.sock");
+            println!("\nconnected: {}", stream.is_ok());
+            if let Ok(mut stream) = stream {
+                use std::io::Read;
+                let _ = stream.read_to_string(&mut answer);
+            }
+            assert_eq!(fs::read_to_string("/workspace/file").unwrap(), "content");
+        }
+    }
+
+    probe! {
         fn writes_a_file() {
             fs::write("/workspace/new", "new").unwrap();
         }
@@ -750,6 +816,55 @@ fn overlays_with_similar_names_are_apart() {
     let mounts = ["/data/x", "/data-x"].map(|at| Mount::new(place.work(), at, MountMode::Overlay));
     let [first, second] = mounts;
     passes(probe("files::probes::two_layers_are_two").mount_at(first).mount_at(second));
+}
+
+#[test]
+fn exposed_paths_are_read_only_and_alone() {
+    let place = Place::new();
+    let before = hash(&place.work());
+    let exec = probe("files::probes::exposed_directory_is_read_only").expose(place.work());
+    passes(exec.env(SECRET, place.work().to_str().unwrap()));
+    assert_eq!(hash(&place.work()), before);
+    for path in ["/", "/proc", "/dev", "/sys", "/proc/self/root", "/dev/null"] {
+        let result = host::engine().run_blocking(openbrain::Exec::new("true").sandbox().expose(path));
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidRequest, "{path}");
+    }
+}
+
+/// Overlays take their layers as a list with colons in it.
+#[test]
+fn strange_characters_in_a_target_are_themselves() {
+    let place = Place::new();
+    for mode in [MountMode::Ro, MountMode::Overlay] {
+        let mount = Mount::new(place.work(), "/data/a:usr,b\\", mode);
+        passes(probe("files::probes::colon_in_a_target_is_a_colon").mount_at(mount));
+    }
+}
+
+#[test]
+fn sockets_in_a_mount_pass_nothing_new() {
+    let place = Place::new();
+    passes(probe("files::probes::sockets_are_made_and_answered_inside_a_mount").mount(place.work()));
+    let socket = place.work().join("inside.sock");
+    assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
+    assert!(std::os::unix::net::UnixStream::connect(&socket).is_err(), "its server is gone");
+    place.assert_outside_unchanged();
+}
+
+/// The kernel lets whoever may write to a socket's file connect, also on a read-only mount: who
+/// mounts a directory with the socket of a service gives the service.
+#[test]
+fn a_socket_in_a_mount_is_given_to_whoever_may_write_to_it() {
+    let place = Place::new();
+    let socket = place.work().join("host.sock");
+    let server = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    server.set_nonblocking(true).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
+    let name = "files::probes::socket_of_the_host_in_a_mount";
+    let exec = || probe(name).timeout(std::time::Duration::from_secs(5));
+    let text = passes(exec().mount_at(mount(&place, MountMode::Ro)));
+    assert!(text.contains("connected: false"));
+    assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 /// As root the sandbox has the rights of the mount's owner inside the mount, and nobody's elsewhere.

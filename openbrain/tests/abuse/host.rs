@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use openbrain::{Engine, Exec, Output, Settings, Status};
+use openbrain::{Engine, Exec, Mount, MountMode, Output, Settings, Status};
 
 /// Set for probes, to the name that the sandbox gives its host.
 pub const PROBE: &str = "OPENBRAIN_TEST_PROBE";
@@ -65,9 +65,12 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Where a probe finds this binary: the same place on every machine.
+const INSIDE: &str = "/probe/abuse";
+
 /// The arguments with which this binary runs one ignored test.
-fn arguments(name: &str) -> [String; 6] {
-    let exe = exe().to_str().unwrap().to_owned();
+fn arguments(exe: &str, name: &str) -> [String; 6] {
+    let exe = exe.to_owned();
     let options = ["--ignored", "--exact", "--nocapture", "--test-threads=1"].map(str::to_owned);
     let [ignored, exact, nocapture, one_thread] = options;
     [exe, ignored, exact, name.to_owned(), nocapture, one_thread]
@@ -75,9 +78,9 @@ fn arguments(name: &str) -> [String; 6] {
 
 /// The request that runs a probe.
 pub fn probe(name: &str) -> Exec {
-    Exec::argv(arguments(name))
+    Exec::argv(arguments(INSIDE, name))
         .sandbox()
-        .expose(exe())
+        .mount_at(Mount::new(exe(), INSIDE, MountMode::Ro))
         .env(PROBE, "1")
         .env("RUST_BACKTRACE", "0")
         .timeout(Duration::from_secs(60))
@@ -102,7 +105,7 @@ pub fn passes(exec: Exec) -> String {
 
 /// Runs a host stage that must pass, in a changed environment.
 pub fn stage(name: &str, change: impl FnOnce(&mut Command)) {
-    let [exe, rest @ ..] = arguments(name);
+    let [exe, rest @ ..] = arguments(exe().to_str().unwrap(), name);
     let mut command = Command::new(exe);
     command.args(rest).env(STAGE, "1").stdin(Stdio::null());
     change(&mut command);
@@ -184,7 +187,7 @@ pub struct Sentinel(Child);
 
 impl Sentinel {
     pub fn start() -> Self {
-        let [exe, rest @ ..] = arguments("host::sentinel");
+        let [exe, rest @ ..] = arguments(exe().to_str().unwrap(), "host::sentinel");
         let mut command = Command::new(exe);
         command.args(rest).env(STAGE, "1").stdin(Stdio::piped()).stdout(Stdio::null());
         Self(command.spawn().unwrap())

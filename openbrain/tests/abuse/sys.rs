@@ -73,3 +73,43 @@ pub fn c(text: &str) -> CString {
 pub fn open(path: &str, flags: i32) -> Result<i64, Errno> {
     sys!(libc::SYS_openat, libc::AT_FDCWD, c(path).as_ptr(), flags, 0o600)
 }
+
+/// A call that [`refuse`] refuses: all of them, or those with a value or a bit in an argument.
+#[derive(Clone, Copy, Debug)]
+pub enum Refused {
+    Call(i64),
+    Value(i64, u8, u32),
+    Bits(i64, u8, u32),
+}
+
+/// Makes the kernel answer calls of this process and its children with an error, as a container's
+/// filter does.
+pub fn refuse(calls: &[Refused], errno: i32) {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+    let equal = |value, jf| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, jf, value);
+    let any = |value, jf| step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, jf, value);
+    let end = |value| step(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+    let error = end(libc::SECCOMP_RET_ERRNO | errno as u32);
+    let mut program = Vec::new();
+    for call in calls {
+        program.push(load(0));
+        match *call {
+            Refused::Call(number) => program.extend([equal(number as u32, 1), error]),
+            Refused::Value(number, argument, value) => {
+                let argument = load(16 + 8 * u32::from(argument));
+                program.extend([equal(number as u32, 3), argument, equal(value, 1), error]);
+            }
+            Refused::Bits(number, argument, bits) => {
+                let argument = load(16 + 8 * u32::from(argument));
+                program.extend([equal(number as u32, 3), argument, any(bits, 1), error]);
+            }
+        }
+    }
+    program.push(end(libc::SECCOMP_RET_ALLOW));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    call(libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS.into(), 1, 0, 0, 0]).unwrap();
+    let all_threads = libc::SECCOMP_FILTER_FLAG_TSYNC as i64;
+    let filter = (&raw const filter) as i64;
+    assert_eq!(call(libc::SYS_seccomp, &[1, all_threads, filter]), Ok(0));
+}

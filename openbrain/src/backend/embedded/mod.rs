@@ -307,7 +307,7 @@ fn unavailable(what: String, error: io::Error) -> Error {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE) => Error::system(what, error),
         // `clone(2)`: a limit on namespaces, or 32 user namespaces inside each other.
-        Some(libc::ENOSPC) => Error::new(ErrorKind::ResourceExhausted, what)
+        Some(libc::ENOSPC) if !probe::is_refused() => Error::new(ErrorKind::ResourceExhausted, what)
             .with_source(error)
             .with_remedy("too many namespaces: raise the limits in /proc/sys/user, or run fewer sandboxes at once"),
         _ => Error::unavailable(what).with_source(error).with_remedy(probe::remedy()),

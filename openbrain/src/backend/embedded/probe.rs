@@ -97,6 +97,11 @@ fn obstacle() -> Option<(String, String)> {
     None
 }
 
+/// Whether this machine refuses user namespaces altogether, so that trying later is no use.
+pub(crate) fn is_refused() -> bool {
+    obstacle().is_some()
+}
+
 /// What to do when the kernel refused a step.
 pub(crate) fn remedy() -> String {
     match obstacle() {

@@ -397,13 +397,15 @@ fn make_devices(to: &mut Tree<'_>, devices: &[Cloned]) {
 /// Puts a throw-away layer over a directory of the new root.
 fn overlay(to: &mut Tree<'_>, target: &Path) {
     // No two targets have the same name: two overlays that share an upper layer are undefined.
-    let name = target.to_string_lossy().replace('-', "-0").replace('/', "-1");
+    let name = target.to_string_lossy().replace('-', "-0").replace('/', "-1").replace('\\', "-2");
     let upper = PathBuf::from(LAYERS).join(format!("{name}-upper"));
     let work = PathBuf::from(LAYERS).join(format!("{name}-work"));
     make_directory(to, &upper, 0o755);
     make_directory(to, &work, 0o755);
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (lower, upper, work) = (text(target), text(&upper), text(&work));
+    // The lower layers are a list with colons between them.
+    let lower = text(target).replace('\\', "\\\\").replace(':', "\\:");
+    let (upper, work) = (text(&upper), text(&work));
     let options = [("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
     let mut all = vec![("userxattr", "")];
     all.extend(options);
