@@ -107,6 +107,9 @@ impl Ends {
     }
 }
 
+/// Control-D (`termios(3)`, VEOF).
+const END_OF_INPUT: u8 = 4;
+
 /// The keyboard of a pseudo-terminal. A terminal has no end of its own: shutting this down, or
 /// dropping it, types the character that stands for it.
 struct TerminalInput {
@@ -120,15 +123,20 @@ impl TerminalInput {
         Self { writer, last: b'\n', ended: false }
     }
 
-    fn end(&mut self) {
-        // Control-D. Within a line it only completes what was typed, and has to be typed again
-        // (`termios(3)`, VEOF).
-        let end: &[u8] = if self.last == b'\n' { &[4] } else { &[4, 4] };
-        if !self.ended {
-            self.ended = true;
-            // A command that does not read fills the terminal, and then no end is needed.
-            let _ = self.writer.try_write(end);
+    /// What is left to type for the end of the input.
+    fn end(&self) -> &'static [u8] {
+        match (self.ended, self.last) {
+            (true, _) => &[],
+            (false, b'\n') => &[END_OF_INPUT],
+            // Within a line it only completes what was typed, and has to be typed again.
+            (false, _) => &[END_OF_INPUT, END_OF_INPUT],
         }
+    }
+
+    /// Notes that so many bytes of the end were typed.
+    fn typed(&mut self, written: usize) {
+        self.ended = written == self.end().len();
+        self.last = b'\n';
     }
 }
 
@@ -147,15 +155,20 @@ impl AsyncWrite for TerminalInput {
         Pin::new(&mut self.writer).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.end();
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let end @ [_, ..] = self.end() {
+            let written = std::task::ready!(Pin::new(&mut self.writer).poll_write(cx, end))?;
+            self.typed(written);
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for TerminalInput {
+    /// Without waiting: a terminal full of what the command has not read gets no end. The runtime
+    /// is not asked, because it may not know yet that the terminal is writable.
     fn drop(&mut self) {
-        self.end();
+        let _ = rustix::io::write(&self.writer, self.end());
     }
 }
 
