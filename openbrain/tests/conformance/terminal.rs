@@ -49,6 +49,10 @@ pub(crate) async fn the_input_of_a_terminal_ends(f: &Fixture) {
     // The terminal repeats what is typed.
     let counted = f.run(count().stdin_bytes("a\nb")).await.stdout_text();
     assert_eq!(counted, "a\r\nb3\r\n");
+    // More than a terminal holds.
+    let many = format!("{}\n", "x".repeat(63)).repeat(4096);
+    let counted = f.run(count().stdin_bytes(many)).await.stdout_text();
+    assert!(counted.ends_with("262144\r\n"), "{}", &counted[counted.len() - 99..]);
     let error = f.refused(count().stdin(Stdin::File("/etc/passwd".into()))).await;
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
 }
