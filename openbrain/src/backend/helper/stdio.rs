@@ -126,8 +126,9 @@ impl TerminalInput {
         let end: &[u8] = if self.last == b'\n' { &[4] } else { &[4, 4] };
         if !self.ended {
             self.ended = true;
-            // A command that does not read fills the terminal, and then no end is needed.
-            let _ = self.writer.try_write(end);
+            // A command that does not read fills the terminal, and then no end is needed. Written
+            // past the runtime, which may not know yet that the terminal can be written to.
+            let _ = rustix::io::write(&self.writer, end);
         }
     }
 }
