@@ -13,6 +13,9 @@ check:
 	.ci/install
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	clippy-driver openbrain/helper/main.rs --edition=2024 --crate-name=openbrain_helper \
+		-C panic=abort --emit=metadata -o target/helper.rmeta -D warnings
+	rustfmt --edition 2024 --check openbrain/helper/main.rs
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
 # Unit, conformance, abuse, command-line, example and tidy tests, as the user who runs `make`.

@@ -42,7 +42,7 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 8] = [
 ];
 
 /// The longest a source file may be without its tests.
-const MOST_LINES: usize = 600;
+const MOST_LINES: usize = 550;
 
 /// The checkout: tests run in the folder of their crate.
 fn root() -> PathBuf {
@@ -137,7 +137,9 @@ fn only_the_settings_read_the_environment() {
             .lines()
             .any(|line| line.contains("env::var") && !line.trim_start().starts_with("//"));
         // The direct backend hands the caller's environment on without looking into it.
-        let allowed = name.starts_with("settings/") || name == "backend/direct.rs";
+        let allowed = name.starts_with("settings/")
+            || name == "backend/direct.rs"
+            || name.ends_with("/tests.rs");
         assert!(!reads || allowed, "{name} reads the environment");
     }
 }
