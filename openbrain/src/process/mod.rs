@@ -126,7 +126,9 @@ impl Process {
         warnings.splice(0..0, spec.warnings.iter().cloned());
         let (requests, inbox) = mpsc::channel(ORDERS);
         let (report, ending) = oneshot::channel();
-        tokio::spawn(supervise::supervise(control, spec.timeout, inbox, report));
+        let supervision =
+            supervise::supervise(control, Instant::now(), spec.timeout, inbox, report);
+        tokio::spawn(supervision);
         let (stdin, feeder) = stdin::connect(stdin, &spec.stdin);
         Self {
             facts: Facts {

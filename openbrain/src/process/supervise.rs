@@ -71,11 +71,11 @@ enum Timer {
 /// When the owner goes away without having asked for anything, the command is killed.
 pub(super) async fn supervise(
     mut control: Box<dyn Control>,
+    started: Instant,
     timeout: Option<Duration>,
     mut inbox: mpsc::Receiver<Request>,
     report: oneshot::Sender<Result<Ending>>,
 ) {
-    let started = Instant::now();
     let mut verdict = None;
     let mut timer = timeout.map_or(Timer::Never, |t| Timer::Deadline(started + t));
     let mut owned = true;
