@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     os::unix::process::ExitStatusExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -480,7 +480,6 @@ mod stages {
 #[derive(Debug, PartialEq, Eq)]
 struct Leftovers {
     mounts: String,
-    cgroups: Vec<std::path::PathBuf>,
     temporary: Vec<std::ffi::OsString>,
     descriptors: usize,
     children: Vec<(u32, String)>,
@@ -495,9 +494,6 @@ impl Leftovers {
         };
         Self {
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap(),
-            // Other processes' groups come and go; this stage's own are told by its descriptors and
-            // by `groups_are_removed`.
-            cgroups: Vec::new(),
             temporary: names("/tmp"),
             descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
             children: descendants(std::process::id()),
@@ -540,7 +536,8 @@ fn a_killed_host_leaves_no_sandbox() {
             .unwrap();
         eventually("the daemon starts", || place.work().join("alive").exists());
         let helpers = descendants(child.id());
-        assert!(!helpers.is_empty());
+        let groups: Vec<PathBuf> = helpers.iter().flat_map(|(pid, _)| groups_of(*pid)).collect();
+        assert!(!helpers.is_empty() && groups.iter().all(|group| group.exists()));
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         eventually("its processes are gone", || {
@@ -549,8 +546,24 @@ fn a_killed_host_leaves_no_sandbox() {
                 Err(_) => true,
             })
         });
+        eventually("its groups are gone", || groups.iter().all(|group| !group.exists()));
         assert_is_still(&place);
     }
+}
+
+/// The groups that the engine has made for a process.
+fn groups_of(pid: u32) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let lines = text.lines().filter(|line| line.contains("/openbrain-"));
+    let fields = lines.filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok());
+    fields
+        .flat_map(|[controller, path]: [&str; 2]| {
+            let root = Path::new("/sys/fs/cgroup");
+            [root.join(controller), root.join("unified"), root.to_owned()]
+                .map(|hierarchy| hierarchy.join(path.trim_start_matches('/')))
+        })
+        .filter(|group| group.exists())
+        .collect()
 }
 
 /// A helper that is killed takes its sandbox along, and the caller gets an error.
