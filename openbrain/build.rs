@@ -38,5 +38,8 @@ fn main() {
         command.arg("-C").arg(format!("linker={linker}"));
     }
     let status = command.status().expect("rustc can be started");
-    assert!(status.success(), "the helper could not be compiled; a linker (cc) must be installed");
+    assert!(
+        status.success(),
+        "the helper could not be compiled: see above; a linker (cc) must be installed"
+    );
 }

@@ -1,6 +1,7 @@
 //! The `openbrain` command: reads the command line, lets the library run, passes the result on.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used)]
 
 mod args;
 mod config;

@@ -1,7 +1,5 @@
 //! Many sandboxes at once: `cargo bench -p openbrain --bench scale`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and may fail")]
-
 use std::time::{Duration, Instant};
 
 use openbrain::{Engine, Exec, Settings};

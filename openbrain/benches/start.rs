@@ -3,8 +3,6 @@
 //! Every round measures each contender once, in turn, so that a busy machine slows all alike; the
 //! printed figures are medians, and the ratios are what counts.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and may fail")]
-
 use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},

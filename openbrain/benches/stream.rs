@@ -1,8 +1,6 @@
 //! A gibibyte of output streamed through a process handle, beside a plain pipe, with peak memory:
 //! `cargo bench -p openbrain --bench stream`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and may fail")]
-
 use std::{
     io::Read,
     process::{Command, Stdio},

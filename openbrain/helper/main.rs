@@ -73,6 +73,9 @@ macro_rules! syscall {
 pub(crate) use syscall;
 
 extern "C" fn main() -> ! {
+    const SET_NAME: usize = 15;
+    // Without this `ps` shows the number of a descriptor.
+    syscall!(number::PRCTL, SET_NAME, c"openbrain".as_ptr());
     take_signals();
     if !receive_fds() {
         exit(111);
@@ -160,7 +163,7 @@ fn run_sandbox() -> ! {
     if syscall!(number::SOCKETPAIR, UNIX, SEQPACKET, 0, pair.as_mut_ptr()) < 0 {
         exit(113);
     }
-    or_fail(run_section(Section::Before));
+    or_clean_up(run_section(Section::Before));
     let flags = plan().header.clone_flags as usize | SIGCHLD;
     let reaper = syscall!(number::CLONE, flags, 0, 0, 0, 0);
     if reaper == 0 {
@@ -169,7 +172,8 @@ fn run_sandbox() -> ! {
         be_reaper()
     }
     if reaper < 0 {
-        fail(Failure { section: Section::Before, index: usize::MAX, errno: -reaper as i32 });
+        let errno = -reaper as i32;
+        or_clean_up(Err(Failure { section: Section::Before, index: usize::MAX, errno }));
     }
     let relay = wire::FIRST_FD as usize + plan().header.kept_fds as usize;
     if pair[0] as usize != relay {
@@ -181,8 +185,9 @@ fn run_sandbox() -> ! {
     let beside = run_section(Section::Beside);
     if beside.is_err() {
         syscall!(number::KILL, reaper, SIGKILL);
+        syscall!(number::WAIT4, reaper, 0, 0, 0);
     }
-    or_fail(beside);
+    or_clean_up(beside);
     // The last holder of a mount namespace takes it down, which takes the kernel a while. With this
     // descriptor that is the monitor, after it has reported the end, and nobody waits for it.
     let mounts = open_proc(reaper as usize, c"ns/mnt".as_ptr().cast(), 0);
@@ -240,11 +245,11 @@ fn run_section(section: Section) -> Result<(), Failure> {
         if result == EACCES && call.number as usize == number::EXECVE && is_missing(plan, call) {
             result = ENOENT;
         }
+        if call.save != wire::NO_REGISTER {
+            // SAFETY: one thread; `is_sound` has checked the number.
+            unsafe { (*addr_of_mut!(REGISTERS))[call.save as usize] = result };
+        }
         if result >= 0 {
-            if call.save != wire::NO_REGISTER {
-                // SAFETY: one thread; `is_sound` has checked the number.
-                unsafe { (*addr_of_mut!(REGISTERS))[call.save as usize] = result };
-            }
             continue;
         }
         match call.on_error {
@@ -420,7 +425,7 @@ fn exited(status: i32) -> Report {
 /// as with any shell; when it is killed, everything is.
 fn watch_direct(command: isize) -> ! {
     let mut usage = Usage { cpu_us: 0, max_rss: 0 };
-    let (mut killing, mut deaf) = (false, false);
+    let (mut doomed, mut killing, mut deaf) = (false, false, false);
     let (mut running, mut status) = (Some(command), 0);
     loop {
         let left = loop {
@@ -435,6 +440,7 @@ fn watch_direct(command: isize) -> ! {
                 Err(left) => break left,
             }
         };
+        killing |= doomed && running.is_none();
         if !left || (running.is_none() && !killing) {
             send(&exited(status));
             send(&usage.ended());
@@ -446,6 +452,7 @@ fn watch_direct(command: isize) -> ! {
         match wait(deaf, -1) {
             Wake::Look => {}
             Wake::Order(Order::KILL) => killing = true,
+            Wake::Order(Order::DOOM) => doomed = true,
             Wake::Order(signal) => {
                 if let Some(command) = running {
                     syscall!(number::KILL, -command, signal);
@@ -511,6 +518,8 @@ fn watch_sandbox(reaper: isize, relay: usize) -> ! {
             Wake::Order(Order::KILL) => {
                 syscall!(number::KILL, reaper, SIGKILL);
             }
+            // Everything inside ends with the command anyway.
+            Wake::Order(Order::DOOM) => {}
             Wake::Order(signal) => {
                 let order = Order { signal };
                 send_to(relay, &raw const order, size_of::<Order>());
@@ -546,6 +555,14 @@ fn watch_inside(command: isize) -> ! {
             Wake::Closed => exit(0),
         }
     }
+}
+
+/// As [`or_fail`], for the monitor of a sandbox, which leaves nothing.
+fn or_clean_up(result: Result<(), Failure>) {
+    if result.is_err() {
+        let _ = run_section(Section::Cleanup);
+    }
+    or_fail(result);
 }
 
 fn or_fail(result: Result<(), Failure>) {

@@ -21,6 +21,7 @@ pub mod number {
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
     pub const LSEEK: usize = 8;
+    pub const PRCTL: usize = 157;
     pub const GETDENTS64: usize = 217;
     pub const EXIT_GROUP: usize = 231;
     pub const OPENAT: usize = 257;
@@ -48,6 +49,7 @@ pub mod number {
     pub const WAIT4: usize = 260;
     pub const KILL: usize = 129;
     pub const LSEEK: usize = 62;
+    pub const PRCTL: usize = 167;
     pub const GETDENTS64: usize = 61;
     pub const EXIT_GROUP: usize = 94;
     pub const OPENAT: usize = 56;

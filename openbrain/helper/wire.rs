@@ -126,13 +126,15 @@ pub mod pseudo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Order {
-    /// A signal for the command's process group, or [`Order::KILL`].
+    /// A signal for the command's process group, [`Order::KILL`] or [`Order::DOOM`].
     pub signal: i32,
 }
 
 impl Order {
     /// In [`Order::signal`]: kill everything.
     pub const KILL: i32 = 0;
+    /// In [`Order::signal`]: kill what is left when the command ends by itself.
+    pub const DOOM: i32 = -1;
 }
 
 /// What the helper reports.

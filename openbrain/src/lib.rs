@@ -33,6 +33,7 @@
 //! this crate carries; it needs no daemon, no root and nothing installed.
 
 #![deny(unsafe_code)]
+#![warn(clippy::print_stdout, clippy::unwrap_used)]
 
 mod error;
 mod event;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::Place;
+use crate::support::{Place, openbrain};
 
 #[test]
 fn variables_are_set_and_copied() {
@@ -70,7 +70,7 @@ fn descriptors_that_the_caller_left_open_change_nothing() {
         let mut shell = std::process::Command::new("sh");
         place.surround(&mut shell);
         let script = format!("exec \"$0\" exec {flags} 'echo out; ls /proc/$$/fd' 3</ 4</ 5</");
-        shell.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_openbrain"));
+        shell.arg("-c").arg(script).arg(openbrain());
         crate::support::Ran::of(shell, b"").code(0).stdout
     };
     assert_eq!(leaking(""), "out\n0\n1\n2\n");

@@ -1,7 +1,5 @@
 //! The `openbrain` command as its users meet it.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
 mod support;
 
 mod bad_input;

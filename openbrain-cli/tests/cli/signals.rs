@@ -8,7 +8,7 @@ use rustix::{
     process::Signal,
 };
 
-use crate::support::{Going, Place};
+use crate::support::{Going, Place, openbrain};
 
 /// Starts a script that says when it is ready. Its deadline is for a test that fails.
 fn start(script: &str) -> (Place, Going) {
@@ -63,7 +63,7 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     let mut shell = std::process::Command::new("sh");
     place.surround(&mut shell);
     shell.args(["-c", r#"trap "" HUP; exec "$0" exec -t 30 "echo ready; exec sleep 60""#]);
-    shell.arg(env!("CARGO_BIN_EXE_openbrain"));
+    shell.arg(openbrain());
     let mut going = Going::of(shell);
     going.wait_for("ready");
     going.signal(Signal::HUP);

@@ -1,6 +1,6 @@
 //! Standard input: the program, the input of the program, or nothing.
 
-use crate::support::{Place, Ran, installed};
+use crate::support::{Place, Ran, installed, openbrain};
 
 #[test]
 fn a_command_reads_our_stdin() {
@@ -14,7 +14,7 @@ fn without_stdin_a_loop_keeps_its_lines() {
     let mut shell = std::process::Command::new("sh");
     place.surround(&mut shell);
     shell.arg("-c").arg(r#"while read -r line; do "$0" exec -n "cat; echo $line"; done"#);
-    shell.arg(env!("CARGO_BIN_EXE_openbrain")).stdin(std::process::Stdio::piped());
+    shell.arg(openbrain()).stdin(std::process::Stdio::piped());
     Ran::of(shell, b"1\n2\n3\n").code(0).prints("1\n2\n3\n");
 }
 

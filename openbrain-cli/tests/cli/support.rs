@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     thread,
 };
@@ -13,6 +13,15 @@ use tempfile::TempDir;
 
 /// An empty home that is also the working directory.
 pub(crate) struct Place(TempDir);
+
+/// The command, which is built beside the test program, also when both have been copied elsewhere.
+pub(crate) fn openbrain() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("openbrain");
+    let built = Path::new(env!("CARGO_BIN_EXE_openbrain"));
+    assert_eq!(program.file_name(), built.file_name());
+    program
+}
 
 /// What a run left behind.
 #[derive(Debug)]
@@ -47,7 +56,7 @@ impl Place {
 
     /// The command, with nothing of the surroundings of the tests.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_openbrain"));
+        let mut command = Command::new(openbrain());
         self.surround(&mut command);
         command.args(args);
         command

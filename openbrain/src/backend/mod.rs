@@ -73,6 +73,8 @@ pub trait Control: Send {
 pub enum Order {
     /// Send a signal to the command's process group.
     Signal(i32),
+    /// Ask the command to end, by TERM to its process group; when it does, kill whatever it left.
+    Terminate,
     /// Kill every process of the command, daemons included.
     Kill,
     /// Change the size of the pseudo-terminal.

@@ -122,9 +122,7 @@ async fn fires(timer: Timer) {
 /// Asks the command to end; the first reason given is the one reported.
 fn terminate(control: &mut dyn Control, verdict: &mut Option<Status>, why: Status) -> Timer {
     verdict.get_or_insert(why);
-    control.order(Order::Signal(libc::SIGTERM));
-    // A stopped process acts on TERM only once it is continued.
-    control.order(Order::Signal(libc::SIGCONT));
+    control.order(Order::Terminate);
     Timer::Kill(Instant::now() + GRACE)
 }
 

@@ -34,7 +34,8 @@ fn everything() -> Vec<PathBuf> {
     while let Some(directory) = left.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
-            let skip = ["/proc", "/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/nix", "/gnu"];
+            let skip =
+                ["/proc", "/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/nix", "/gnu"];
             if entry.file_type().unwrap().is_dir() && !skip.iter().any(|s| path == Path::new(s)) {
                 left.push(path.clone());
             }
@@ -334,13 +335,11 @@ mod probes {
             // Addresses of the kernel are not told.
             let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
             assert!(symbols.lines().take(50).all(|line| line.starts_with("0000000000000000")));
-            for path in ["/proc/self/pagemap"] {
-                let mut entry = [0u8; 8];
-                let fd = open(path, libc::O_RDONLY).unwrap();
-                let at = std::ptr::from_ref(&entry) as i64 / 4096 * 8;
-                sys!(libc::SYS_pread64, fd, entry.as_mut_ptr(), 8, at).unwrap();
-                assert_eq!(u64::from_ne_bytes(entry) & ((1 << 55) - 1), 0, "a frame number is told");
-            }
+            let mut entry = [0u8; 8];
+            let pagemap = open("/proc/self/pagemap", libc::O_RDONLY).unwrap();
+            let at = std::ptr::from_ref(&entry) as i64 / 4096 * 8;
+            sys!(libc::SYS_pread64, pagemap, entry.as_mut_ptr(), 8, at).unwrap();
+            assert_eq!(u64::from_ne_bytes(entry) & ((1 << 55) - 1), 0, "a frame number is told");
             assert!(fs::read_to_string("/proc/meminfo").unwrap().contains("MemTotal"));
             assert!(fs::read_to_string("/proc/self/status").unwrap().contains("NSpid"));
             fs::write("/proc/self/oom_score_adj", "1000").unwrap();
@@ -551,7 +550,9 @@ mod probes {
 fn private_files_of_the_host_do_not_exist() {
     let place = Place::new();
     let secret = place.outside().join("secret");
-    passes(probe("files::probes::private_files_do_not_exist").env(SECRET, secret.to_str().unwrap()));
+    passes(
+        probe("files::probes::private_files_do_not_exist").env(SECRET, secret.to_str().unwrap()),
+    );
     place.assert_outside_unchanged();
 }
 
@@ -656,7 +657,9 @@ fn a_mount_source_that_is_swapped_is_never_the_wrong_one() {
             for _ in 0..150 {
                 let mount = Mount::new(&shown, "/workspace", MountMode::Ro);
                 let command = "test -d /workspace/sub && cat /workspace/mark; ls /workspace";
-                match host::engine().run_blocking(openbrain::Exec::new(command).sandbox().mount_at(mount)) {
+                match host::engine()
+                    .run_blocking(openbrain::Exec::new(command).sandbox().mount_at(mount))
+                {
                     Ok(output) => {
                         // The link to `/` was there when the caller asked: then it is what was asked
                         // for. What must never be is a mixture, or a path checked and not mounted.
@@ -723,7 +726,11 @@ fn devices_of_the_host_are_out_of_reach() {
 #[test]
 fn files_of_the_kernel_are_closed() {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let files = ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sys/vm/overcommit_memory"];
+    let files = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/vm/overcommit_memory",
+    ];
     let before = files.map(read);
     passes(probe("files::probes::kernel_files_are_closed"));
     assert_eq!(files.map(read), before);
@@ -777,7 +784,9 @@ fn no_set_user_id_file_can_be_left_in_a_mount() {
 fn mount_points_stay_where_they_are() {
     let place = Place::new();
     let inner = Mount::new(place.outside(), "/workspace/sub", MountMode::Ro);
-    passes(probe("files::probes::mount_points_cannot_be_replaced").mount(place.work()).mount_at(inner));
+    passes(
+        probe("files::probes::mount_points_cannot_be_replaced").mount(place.work()).mount_at(inner),
+    );
     place.assert_outside_unchanged();
 }
 
@@ -793,7 +802,9 @@ fn a_mount_point_behind_a_link_is_refused_or_right() {
         let exec = probe("files::probes::inner_mount_is_where_it_was_asked_for");
         match host::engine().run_blocking(exec.mount(place.work()).mount_at(inner)) {
             Ok(output) => assert!(output.success(), "{target}: {}", output.stdout_text()),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{target}: {error:?}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{target}: {error:?}")
+            }
         }
     }
     place.assert_outside_unchanged();
@@ -948,11 +959,13 @@ fn root_lends_the_rights_of_the_mounts_owner_only() {
 fn mount_sources_that_are_no_directories_of_the_callers_are_errors() {
     let place = Place::new();
     for source in ["/nonexistent", "/proc/self/fd/0", "/dev/null"] {
-        let result = host::engine().run_blocking(openbrain::Exec::new("true").sandbox().mount(source));
+        let result =
+            host::engine().run_blocking(openbrain::Exec::new("true").sandbox().mount(source));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidRequest, "{source}");
     }
     let below_file = place.work().join("file/x");
-    let result = host::engine().run_blocking(openbrain::Exec::new("true").sandbox().mount(below_file));
+    let result =
+        host::engine().run_blocking(openbrain::Exec::new("true").sandbox().mount(below_file));
     let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert!(error.to_string().contains("cannot be used"), "{error} {ENOTDIR}");

@@ -373,7 +373,10 @@ fn network_of_the_host_is_out_of_reach() {
     let server = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = server.local_addr().unwrap().port();
     server.set_nonblocking(true).unwrap();
-    passes(probe("kernel::probes::network_is_out_of_reach").env("OPENBRAIN_TEST_PORT", port.to_string()));
+    passes(
+        probe("kernel::probes::network_is_out_of_reach")
+            .env("OPENBRAIN_TEST_PORT", port.to_string()),
+    );
     assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
@@ -384,7 +387,10 @@ fn abstract_sockets_of_the_host_are_out_of_reach() {
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let server = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
     server.set_nonblocking(true).unwrap();
-    passes(probe("kernel::probes::abstract_socket_of_the_host_is_not_there").env("OPENBRAIN_TEST_SOCKET", name));
+    passes(
+        probe("kernel::probes::abstract_socket_of_the_host_is_not_there")
+            .env("OPENBRAIN_TEST_SOCKET", name),
+    );
     assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 

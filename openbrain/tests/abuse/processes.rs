@@ -357,7 +357,8 @@ fn a_flood_of_output_is_cut_and_counted() {
 fn a_flood_without_a_reader_ends_at_the_deadline() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let exec = probe("processes::probes::floods").env("OPENBRAIN_TEST_BYTES", (1u64 << 40).to_string());
+        let exec = probe("processes::probes::floods")
+            .env("OPENBRAIN_TEST_BYTES", (1u64 << 40).to_string());
         let mut process = engine().spawn(exec.timeout(Duration::from_millis(500))).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let started = Instant::now();

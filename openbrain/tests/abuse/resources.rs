@@ -161,7 +161,7 @@ mod probes {
             };
             assert_eq!(refused, EAGAIN);
             let count = children.len() as u64;
-            assert!(count >= PIDS - 6 && count <= PIDS, "{count} children");
+            assert!((PIDS - 6..=PIDS).contains(&count), "{count} children");
             // One that ends makes room for one.
             sys!(libc::SYS_kill, children[0], libc::SIGKILL).unwrap();
             crate::sys::wait_for(children[0]);
@@ -275,7 +275,11 @@ fn assert_stopped(kind: &str) {
     let text = output.stdout_text();
     let refused = output.status == Status::Exited(77) && text.contains("refused");
     let means = &output.isolation.limits;
-    assert!(output.resources.oom_killed || refused, "{kind}: {:?} {means:?}\n{text}", output.status);
+    assert!(
+        output.resources.oom_killed || refused,
+        "{kind}: {:?} {means:?}\n{text}",
+        output.status
+    );
     sentinel.assert_alive();
 }
 
@@ -471,7 +475,8 @@ fn system_overlay_is_limited_by_the_disk() {
     let exec = Exec::new(command).sandbox().limits(limits());
     let output = openbrain::Engine::new(settings).run_blocking(exec).unwrap();
     let text = output.stdout_text();
-    let size: u64 = text.lines().find_map(|line| line.split_whitespace().nth(4)?.parse().ok()).unwrap_or(0);
+    let size: u64 =
+        text.lines().find_map(|line| line.split_whitespace().nth(4)?.parse().ok()).unwrap_or(0);
     assert!(size <= DISK, "{text}");
     assert!(!Path::new("/usr/local/big").exists());
     let _ = engine();

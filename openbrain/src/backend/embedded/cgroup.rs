@@ -1,8 +1,8 @@
 //! Control groups: limits that count everything in a sandbox together, where they can be had.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
+    borrow::Cow,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -12,7 +12,11 @@ use rustix::{
     rand::GetRandomFlags,
 };
 
-use crate::{output::Resources, sandbox::Limits};
+use crate::{
+    backend::helper::{Arg, Program, Register, Section},
+    output::Resources,
+    sandbox::Limits,
+};
 
 /// Where the hierarchies of this machine are, as far as they can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +58,8 @@ impl Controller {
     }
 }
 
-/// The groups of one sandbox. The helper removes them; until it does, they can be read.
+/// The groups of one sandbox. The monitor makes and removes them, so that whoever dies, none is left;
+/// while the sandbox is there, they can be read.
 #[derive(Debug)]
 pub(crate) struct Groups {
     groups: Vec<Group>,
@@ -65,11 +70,16 @@ pub(crate) struct Groups {
 struct Group {
     controllers: Vec<Controller>,
     version: u8,
-    path: PathBuf,
-    /// The directory that holds the group, through which the helper removes it.
-    parent: OwnedFd,
-    /// Writing `0` here moves the writer into the group.
-    join: File,
+    parent: PathBuf,
+    /// The directory that holds the group, for the monitor.
+    parent_fd: OwnedFd,
+}
+
+/// A file of a group and what is written to it; some files exist on some machines only.
+struct Setting {
+    file: &'static str,
+    value: String,
+    optional: bool,
 }
 
 impl Hierarchies {
@@ -98,26 +108,26 @@ impl Hierarchies {
         if unified { Some(2) } else { legacy.then_some(1) }
     }
 
-    /// Makes the groups that enforce the limits, as far as there are controllers for them.
-    pub(crate) fn make(&self, limits: &Limits) -> io::Result<Option<Groups>> {
+    /// The groups that enforce the limits, as far as there are controllers for them.
+    pub(crate) fn plan(&self, limits: &Limits) -> io::Result<Option<Groups>> {
         let mut random = [0u8; 8];
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let name = format!("openbrain-{:016x}", u64::from_ne_bytes(random));
-        let mut made = Groups { groups: Vec::new(), name };
+        let mut groups = Vec::new();
         let wanted: Vec<Controller> =
             Controller::ALL.into_iter().filter(|c| c.is_limited(limits)).collect();
         let unified: Vec<Controller> =
             wanted.iter().copied().filter(|c| self.version_for(*c) == Some(2)).collect();
         if let (Some((path, _)), false) = (&self.unified, unified.is_empty()) {
-            made.add(path, unified, 2, limits)?;
+            groups.push(Group::new(path, unified, 2)?);
         }
         for controller in wanted.into_iter().filter(|c| self.version_for(*c) == Some(1)) {
             let place = self.legacy.iter().find(|(c, _)| *c == controller);
             if let Some((_, path)) = place {
-                made.add(path, vec![controller], 1, limits)?;
+                groups.push(Group::new(path, vec![controller], 1)?);
             }
         }
-        Ok((!made.groups.is_empty()).then_some(made))
+        Ok((!groups.is_empty()).then_some(Groups { groups, name }))
     }
 }
 
@@ -156,51 +166,46 @@ fn usable_legacy(place: &str, options: &str, own: &str) -> Vec<(Controller, Path
         .collect()
 }
 
+impl Group {
+    fn new(parent: &Path, controllers: Vec<Controller>, version: u8) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent_fd = rustix::fs::open(parent, flags, Mode::empty())?;
+        Ok(Self { controllers, version, parent: parent.to_owned(), parent_fd })
+    }
+
+    /// A thread that moves itself by `tasks` spares the kernel a lock whose first taker waits ten
+    /// milliseconds for the other processors; version 2 has no such file for processes.
+    fn join_file(&self) -> &'static str {
+        if self.version == 1 { "tasks" } else { "cgroup.procs" }
+    }
+}
+
 impl Groups {
-    fn add(
-        &mut self,
-        parent: &Path,
-        controllers: Vec<Controller>,
-        version: u8,
-        limits: &Limits,
-    ) -> io::Result<()> {
-        let path = parent.join(&self.name);
-        fs::create_dir(&path)?;
-        let open = || {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let parent = rustix::fs::open(parent, flags, Mode::empty())?;
-            // A thread that moves itself by `tasks` spares the kernel a lock whose first taker waits
-            // ten milliseconds for the other processors; version 2 has no such file for processes.
-            let file = if version == 1 { "tasks" } else { "cgroup.procs" };
-            let join = OpenOptions::new().write(true).open(path.join(file))?;
-            controllers.iter().try_for_each(|c| limit(&path, *c, version, limits))?;
-            io::Result::Ok((parent, join))
-        };
-        match open() {
-            Ok((parent, join)) => {
-                self.groups.push(Group { controllers, version, path, parent, join });
-                Ok(())
-            }
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error)
-            }
-        }
-    }
-
-    /// Name of the groups in their parents.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The directories that hold the groups.
+    /// The directories that hold the groups, in the order that [`Groups::make`] counts on.
     pub(crate) fn parents(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.groups.iter().map(|group| group.parent.as_fd())
+        self.groups.iter().map(|group| group.parent_fd.as_fd())
     }
 
-    /// The files through which a process joins the groups.
-    pub(crate) fn joins(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.groups.iter().map(|group| group.join.as_fd())
+    /// The monitor makes the groups, the first process of the sandbox joins them, and the monitor
+    /// removes them in the end. `first_fd` is the number of the first parent in the helper.
+    pub(crate) fn make(&self, to: &mut Program, first_fd: i32, limits: &Limits) {
+        let before = Section::Before;
+        let name = to.text(&self.name);
+        for (fd, group) in (first_fd..).zip(&self.groups) {
+            let args = [fd.into(), name, 0o755.into()];
+            to.call(before, libc::SYS_mkdirat, args, "make a control group");
+            let settings = group.controllers.iter().flat_map(|c| c.settings(group.version, limits));
+            for Setting { file, value, optional } in settings {
+                let path = to.text(format!("{}/{file}", self.name));
+                write_setting(to, fd, path, file, &value, optional);
+            }
+            let path = to.text(format!("{}/{}", self.name, group.join_file()));
+            let join = open(to, fd, path, "open a control group");
+            let args = [join.into(), to.data(b"0").into(), 1.into()];
+            to.call(Section::Inside, libc::SYS_write, args, "join a control group");
+            let args = [fd.into(), name, libc::AT_REMOVEDIR.into()];
+            to.try_call(Section::Cleanup, libc::SYS_unlinkat, args);
+        }
     }
 
     /// Whether a group limits this, and by which version.
@@ -215,7 +220,8 @@ impl Groups {
                 2 => ("memory.peak", "memory.events"),
                 _ => ("memory.max_usage_in_bytes", "memory.oom_control"),
             };
-            let read = |file| fs::read_to_string(group.path.join(file)).unwrap_or_default();
+            let path = group.parent.join(&self.name);
+            let read = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
             resources.memory_peak_bytes = read(peak).trim().parse().ok();
             let kills = read(events)
                 .lines()
@@ -225,42 +231,68 @@ impl Groups {
     }
 }
 
-impl Drop for Groups {
-    /// Groups that no helper has taken over are removed here; a group that is in use stays.
-    fn drop(&mut self) {
-        for group in &self.groups {
-            let _ = fs::remove_dir(&group.path);
+impl Controller {
+    /// What is written to a group for a limit.
+    fn settings(self, version: u8, limits: &Limits) -> Vec<Setting> {
+        const PERIOD_US: u64 = 100_000;
+        let set = |file, value: String| Setting { file, value, optional: false };
+        let optional = |file, value: String| Setting { file, value, optional: true };
+        let memory = limits.memory.unwrap_or(u64::MAX >> 1).to_string();
+        let quota = limits.cpus.map_or(PERIOD_US as f64, |cpus| cpus * PERIOD_US as f64);
+        // The kernel's least quota is a millisecond.
+        let quota = (quota as u64).max(1000);
+        match (self, version) {
+            (Self::Memory, 1) => vec![
+                set("memory.limit_in_bytes", memory.clone()),
+                optional("memory.memsw.limit_in_bytes", memory),
+            ],
+            (Self::Memory, _) => vec![
+                set("memory.max", memory),
+                optional("memory.swap.max", "0".into()),
+                optional("memory.oom.group", "1".into()),
+            ],
+            // One process is the engine's own.
+            (Self::Pids, _) => {
+                vec![set("pids.max", (limits.pids.unwrap_or(u64::MAX >> 2) + 1).to_string())]
+            }
+            (Self::Cpu, 1) => vec![
+                set("cpu.cfs_period_us", PERIOD_US.to_string()),
+                set("cpu.cfs_quota_us", quota.to_string()),
+            ],
+            (Self::Cpu, _) => vec![set("cpu.max", format!("{quota} {PERIOD_US}"))],
         }
     }
 }
 
-/// Writes one limit.
-fn limit(group: &Path, controller: Controller, version: u8, limits: &Limits) -> io::Result<()> {
-    const PERIOD_US: u64 = 100_000;
-    let write = |file: &str, value: u64| fs::write(group.join(file), value.to_string());
-    let quota = limits.cpus.map(|cpus| ((cpus * PERIOD_US as f64) as u64).max(1000));
-    match (controller, version) {
-        (Controller::Memory, 2) => {
-            write("memory.max", limits.memory.unwrap_or(u64::MAX))?;
-            // Without the swap controller there is no such file, and nothing to forbid.
-            let _ = write("memory.swap.max", 0);
-            let _ = write("memory.oom.group", 1);
-            Ok(())
-        }
-        (Controller::Memory, _) => {
-            write("memory.limit_in_bytes", limits.memory.unwrap_or(u64::MAX))?;
-            let _ = write("memory.memsw.limit_in_bytes", limits.memory.unwrap_or(u64::MAX));
-            Ok(())
-        }
-        // The processes of the engine's own are counted with the command's.
-        (Controller::Pids, _) => write("pids.max", limits.pids.unwrap_or(u64::MAX >> 1) + 1),
-        (Controller::Cpu, 2) => {
-            let quota = quota.unwrap_or(PERIOD_US);
-            fs::write(group.join("cpu.max"), format!("{quota} {PERIOD_US}"))
-        }
-        (Controller::Cpu, _) => {
-            write("cpu.cfs_period_us", PERIOD_US)?;
-            write("cpu.cfs_quota_us", quota.unwrap_or(PERIOD_US))
-        }
+fn write_setting(
+    to: &mut Program,
+    parent: i32,
+    path: Arg,
+    file: &'static str,
+    value: &str,
+    optional: bool,
+) {
+    let before = Section::Before;
+    let data = to.data(value.as_bytes());
+    let length = value.len() as u64;
+    if optional {
+        // A register that keeps nothing would still be the last descriptor: the write is tried on
+        // whatever `openat` gave, and a negative descriptor writes nothing.
+        let fd = to.try_keep(before, libc::SYS_openat, open_args(parent, path));
+        to.try_call(before, libc::SYS_write, [fd.into(), data.into(), length.into()]);
+        to.try_call(before, libc::SYS_close, [fd.into()]);
+        return;
     }
+    let what = format!("set `{file}` of a control group");
+    let fd = open(to, parent, path, what.clone());
+    to.call(before, libc::SYS_write, [fd.into(), data.into(), length.into()], what);
+    to.call(before, libc::SYS_close, [fd.into()], "close a file");
+}
+
+fn open(to: &mut Program, parent: i32, path: Arg, what: impl Into<Cow<'static, str>>) -> Register {
+    to.keep(Section::Before, libc::SYS_openat, open_args(parent, path), what)
+}
+
+fn open_args(parent: i32, path: Arg) -> [Arg; 4] {
+    [parent.into(), path, (libc::O_WRONLY | libc::O_CLOEXEC).into(), 0.into()]
 }

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    exec::TerminalSize,
     output::BackendName,
     sandbox::{Isolation, IsolationLevel, Network, WORKSPACE},
     spec::{Place, SandboxSpec, Spec, System},
@@ -81,9 +82,9 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     let terminal = helper::started(&link, &program)
         .await
         .map_err(|failure| failure.into_error(&run.argv[0], unavailable))?;
-    let streams = match (terminal, spec.tty) {
-        (Some(terminal), Some(size)) => helper::streams_of_terminal(terminal, size)?,
-        _ => streams,
+    let streams = match terminal {
+        Some(terminal) => helper::streams_of_terminal(terminal)?,
+        None => streams,
     };
     Ok(Running {
         backend: BackendName::Embedded,
@@ -109,8 +110,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let sources = sources::open(sandbox)?;
         let groups = Hierarchies::find()
-            .make(&spec.limits)
-            .map_err(|e| Error::unavailable("cannot make a control group").with_source(e))?;
+            .plan(&spec.limits)
+            .map_err(|e| Error::unavailable("cannot open a control group").with_source(e))?;
         let allowed = probe::allowed_processors();
         let chance = std::process::id() as usize;
         let enforcement = limits::decide(&spec.limits, groups.as_ref(), &allowed, chance);
@@ -128,7 +129,7 @@ impl<'a> Run<'a> {
     }
 
     /// The descriptors of the helper, in the order that [`Run::compile`] counts on: those that the
-    /// monitor keeps, the command's, those through which groups are joined, the sources.
+    /// monitor keeps for the control groups, the command's, the sources.
     fn descriptors<'b>(
         &'b self,
         ends: &'b Ends,
@@ -138,7 +139,6 @@ impl<'a> Run<'a> {
         fds.extend(self.groups.iter().flat_map(Groups::parents));
         fds.extend(ends.as_fds());
         fds.extend(file);
-        fds.extend(self.groups.iter().flat_map(Groups::joins));
         fds.extend(self.sources.iter().map(|source| source.fd.as_fd()));
         fds
     }
@@ -147,12 +147,11 @@ impl<'a> Run<'a> {
     fn compile(&self) -> Result<Program> {
         let groups = self.groups.as_ref().map_or(0, |groups| groups.parents().count()) as i32;
         let command_fd = wire::FIRST_FD + groups;
-        let join_fd = command_fd + 3 + i32::from(self.has_file);
         let root = Root {
             host: self.host,
             identity: self.identity,
             sources: &self.sources,
-            first_fd: join_fd + groups,
+            first_fd: command_fd + 3 + i32::from(self.has_file),
             system: self.sandbox.system,
             disk: self.spec.limits.disk,
         };
@@ -163,10 +162,8 @@ impl<'a> Run<'a> {
         program.memory_limit = self.enforcement.watch;
         let to = &mut program;
         let prepared = root.prepare(to);
-        for fd in join_fd..join_fd + groups {
-            let zero = to.data(b"0");
-            let args = [fd.into(), zero.into(), 1.into()];
-            to.call(Section::Inside, libc::SYS_write, args, "join a control group");
+        if let Some(groups) = &self.groups {
+            groups.make(to, wire::FIRST_FD, &self.spec.limits);
         }
         walls::become_inner_root(to, self.identity);
         let args = [libc::CLONE_NEWCGROUP.into()];
@@ -180,13 +177,12 @@ impl<'a> Run<'a> {
         walls::give_up_power(to, self.identity, self.host.last_capability);
         self.compile_command(to, command_fd)?;
         walls::confine_reaper(to);
-        self.compile_cleanup(to, groups);
         Ok(program)
     }
 
     fn compile_command(&self, to: &mut Program, command_fd: i32) -> Result<()> {
-        if self.spec.tty.is_some() {
-            make_terminal(to, command_fd);
+        if let Some(size) = self.spec.tty {
+            make_terminal(to, command_fd, size);
         }
         let rules = self.host.landlock.map(|abi| {
             let writable = root::writable(&self.sources, self.sandbox.system);
@@ -205,16 +201,6 @@ impl<'a> Run<'a> {
         command.prepare(to, self.has_file);
         walls::filter_command(to);
         command.execute(to, &self.argv)
-    }
-
-    /// The monitor removes the groups, also when the library is gone.
-    fn compile_cleanup(&self, to: &mut Program, groups: i32) {
-        let Some(name) = self.groups.as_ref().map(Groups::name) else { return };
-        for fd in wire::FIRST_FD..wire::FIRST_FD + groups {
-            let path = to.text(name);
-            let args = [fd.into(), path, libc::AT_REMOVEDIR.into()];
-            to.try_call(Section::Cleanup, libc::SYS_unlinkat, args);
-        }
     }
 
     fn isolation(&self) -> Isolation {
@@ -254,8 +240,8 @@ impl<'a> Run<'a> {
 }
 
 /// A terminal of the sandbox's own: its slave becomes the command's standard streams, its master
-/// goes to the library.
-fn make_terminal(to: &mut Program, command_fd: i32) {
+/// goes to the library. It has its size before the command can ask for it.
+fn make_terminal(to: &mut Program, command_fd: i32, size: TerminalSize) {
     const TIOCSPTLCK: u64 = 0x4004_5431;
     const TIOCGPTPEER: u64 = 0x5441;
     let inside = Section::Inside;
@@ -266,6 +252,10 @@ fn make_terminal(to: &mut Program, command_fd: i32) {
     let unlocked = to.data(&[0; 8]);
     let args = [master.into(), TIOCSPTLCK.into(), unlocked.into()];
     to.call(inside, libc::SYS_ioctl, args, "unlock the pseudo-terminal");
+    let TerminalSize { rows, cols } = size;
+    let window = to.data(&[rows, cols, 0, 0].map(u16::to_ne_bytes).concat());
+    let args = [master.into(), libc::TIOCSWINSZ.into(), window.into()];
+    to.call(inside, libc::SYS_ioctl, args, "set the size of the pseudo-terminal");
     let args = [master.into(), TIOCGPTPEER.into(), flags.into()];
     let slave =
         to.keep(inside, libc::SYS_ioctl, args, "open the other side of the pseudo-terminal");

@@ -146,6 +146,12 @@ impl Control for Guarded {
     fn order(&mut self, order: Order) {
         match (order, &self.terminal) {
             (Order::Signal(signal), _) => self.link.order(signal),
+            (Order::Terminate, _) => {
+                self.link.order(wire::Order::DOOM);
+                self.link.order(libc::SIGTERM);
+                // A stopped process acts on TERM only once it is continued.
+                self.link.order(libc::SIGCONT);
+            }
             (Order::Kill, _) => self.link.order(wire::Order::KILL),
             (Order::Resize(size), Some(terminal)) => resize(terminal, size),
             (Order::Resize(_), None) => {}

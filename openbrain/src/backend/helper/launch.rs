@@ -22,7 +22,7 @@ use rustix::{
     },
     process::{Pid, PidfdFlags},
 };
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::{io::unix::AsyncFd, runtime::Handle, time::timeout};
 
 use super::{
     program::Program,
@@ -199,14 +199,17 @@ impl Link {
         }
     }
 
-    /// Closes the socket, which makes the helper clean up and leave. Nothing of the command is left
-    /// at this point; the helper's own end is waited for in the background.
+    /// Closes the socket, which makes the helper kill what is left of the command, clean up and
+    /// leave. Its end is waited for in the background, so that it does not stay a zombie.
     pub(crate) fn finish(&mut self) {
         self.socket = None;
         let Some(mut helper) = self.helper.take() else { return };
         if matches!(helper.try_wait(), Ok(None)) {
             let leaving = Leaving(Some(helper));
-            tokio::spawn(leaving.reap());
+            // Without a runtime the helper is left to the next launch.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(leaving.reap());
+            }
         }
     }
 }
@@ -258,8 +261,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.socket = None;
-        drop(Leaving(self.helper.take()));
+        self.finish();
     }
 }
 

@@ -103,6 +103,17 @@ impl Program {
         self.keep_last(section)
     }
 
+    /// Adds a call that may fail; its result, or its negative error number, is kept.
+    pub(crate) fn try_keep<const N: usize>(
+        &mut self,
+        section: Section,
+        number: libc::c_long,
+        args: [Arg; N],
+    ) -> Register {
+        self.try_call(section, number, args);
+        self.keep_last(section)
+    }
+
     /// Adds one of several calls of which the first that succeeds counts.
     pub(crate) fn alternative<const N: usize>(
         &mut self,

@@ -65,12 +65,12 @@ pub(crate) fn open_terminal(size: TerminalSize) -> Result<(Ends, Streams)> {
     let (ours, theirs) = make().map_err(|e| Error::system("cannot open a pseudo-terminal", e))?;
     let again = || theirs.try_clone().map_err(|e| Error::system("cannot duplicate a terminal", e));
     let ends = Ends([again()?, again()?, again()?]);
-    Ok((ends, streams_of_terminal(ours, size)?))
+    resize(&ours, size);
+    Ok((ends, streams_of_terminal(ours)?))
 }
 
 /// The library's side of a pseudo-terminal.
-pub(crate) fn streams_of_terminal(terminal: OwnedFd, size: TerminalSize) -> Result<Streams> {
-    resize(&terminal, size);
+pub(crate) fn streams_of_terminal(terminal: OwnedFd) -> Result<Streams> {
     let failed = |e| Error::system("cannot use the pseudo-terminal", e);
     rustix::io::ioctl_fionbio(&terminal, true).map_err(|e| failed(e.into()))?;
     let writer = Sender::from_owned_fd_unchecked(terminal.try_clone().map_err(failed)?);

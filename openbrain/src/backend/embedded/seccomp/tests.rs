@@ -87,7 +87,7 @@ fn table() -> String {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_number_has_the_verdict_of_the_table() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abuse/syscalls-x86_64.txt");
+    let path = "tests/abuse/syscalls-x86_64.txt";
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(path, table()).unwrap();
     }
@@ -150,7 +150,10 @@ fn flags_of_new_namespaces_are_refused() {
         let flag = 1u64 << bit;
         let new = [17, 25, 26, 27, 28, 29, 30];
         let expected = if new.contains(&bit) { error(libc::EPERM) } else { ALLOW };
-        assert_eq!(action(libc::SYS_clone, [flag | 17, 0, 0, 0, 0, 0]), if bit == 17 { error(libc::EPERM) } else { expected });
+        assert_eq!(
+            action(libc::SYS_clone, [flag | 17, 0, 0, 0, 0, 0]),
+            if bit == 17 { error(libc::EPERM) } else { expected }
+        );
         let expected = if bit == 7 { error(libc::EPERM) } else { expected };
         assert_eq!(action(libc::SYS_unshare, [flag, 0, 0, 0, 0, 0]), expected, "bit {bit}");
     }
@@ -159,9 +162,12 @@ fn flags_of_new_namespaces_are_refused() {
 #[test]
 fn terminal_injection_is_refused_whatever_the_high_bits() {
     for high in [0, 1 << 32, u64::MAX << 32] {
-        for (request, expected) in
-            [(0x5412, error(libc::EPERM)), (0x541c, error(libc::EPERM)), (0x5413, ALLOW), (0x5401, ALLOW)]
-        {
+        for (request, expected) in [
+            (0x5412, error(libc::EPERM)),
+            (0x541c, error(libc::EPERM)),
+            (0x5413, ALLOW),
+            (0x5401, ALLOW),
+        ] {
             assert_eq!(action(libc::SYS_ioctl, [0, high | request, 0, 0, 0, 0]), expected);
         }
     }
@@ -194,9 +200,20 @@ fn sockets_are_of_few_families() {
 
 #[test]
 fn modes_with_set_id_bits_are_refused() {
-    let mut calls = vec![(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (super::SYS_FCHMODAT2, 2), (libc::SYS_openat, 3), (libc::SYS_mknodat, 2)];
+    let mut calls = vec![
+        (libc::SYS_fchmod, 1),
+        (libc::SYS_fchmodat, 2),
+        (super::SYS_FCHMODAT2, 2),
+        (libc::SYS_openat, 3),
+        (libc::SYS_mknodat, 2),
+    ];
     #[cfg(target_arch = "x86_64")]
-    calls.extend([(libc::SYS_chmod, 1), (libc::SYS_creat, 1), (libc::SYS_open, 2), (libc::SYS_mknod, 1)]);
+    calls.extend([
+        (libc::SYS_chmod, 1),
+        (libc::SYS_creat, 1),
+        (libc::SYS_open, 2),
+        (libc::SYS_mknod, 1),
+    ]);
     for (call, argument) in calls {
         for mode in 0..0o10000u64 {
             let mut args = [0; 6];
@@ -236,7 +253,14 @@ fn process_one_may_do_little() {
         evaluate(&reaper_filter(), &data(AUDIT_ARCH, *number, [0; 6])).action == ALLOW
     });
     assert!(allowed.count() <= 12);
-    for call in [libc::SYS_execve, libc::SYS_mmap, libc::SYS_socket, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_mount] {
+    for call in [
+        libc::SYS_execve,
+        libc::SYS_mmap,
+        libc::SYS_socket,
+        libc::SYS_clone,
+        libc::SYS_ptrace,
+        libc::SYS_mount,
+    ] {
         let verdict = evaluate(&reaper_filter(), &data(AUDIT_ARCH, call as u32, [0; 6]));
         assert_eq!(verdict.action, KILL_PROCESS, "call {call}");
     }
@@ -250,7 +274,9 @@ fn process_one_cannot_be_limited() {
         (libc::SYS_sched_setscheduler, 0),
         (libc::SYS_setpriority, 1),
     ] {
-        for (pid, expected) in [(0, ALLOW), (1, error(libc::EPERM)), (1 | 1 << 32, error(libc::EPERM)), (2, ALLOW)] {
+        for (pid, expected) in
+            [(0, ALLOW), (1, error(libc::EPERM)), (1 | 1 << 32, error(libc::EPERM)), (2, ALLOW)]
+        {
             let mut args = [0; 6];
             args[argument] = pid;
             assert_eq!(action(call, args), expected, "call {call} pid {pid}");

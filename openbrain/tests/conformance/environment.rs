@@ -1,0 +1,90 @@
+//! The variables that a command sees.
+
+use std::{collections::BTreeMap, env, os::unix::ffi::OsStringExt};
+
+use openbrain::{ErrorKind, Exec};
+
+use crate::support::{Fixture, SECRET};
+
+type Environment = BTreeMap<String, String>;
+
+/// The whole environment of a command that is not a shell, which would add its own.
+async fn environment(f: &Fixture, exec: impl FnOnce(Exec) -> Exec) -> Environment {
+    let output = f.run(exec(f.argv(["env", "-0"]))).await;
+    let text = String::from_utf8(output.stdout.bytes).unwrap();
+    let entries = text.split_terminator('\0').map(|entry| entry.split_once('=').unwrap());
+    entries.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn own(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+pub(crate) async fn variables_are_set(f: &Fixture) {
+    let found = environment(f, |exec| exec.env("ONE", "1").env("HOME", "/elsewhere")).await;
+    assert_eq!(found["ONE"], "1");
+    assert_eq!(found["HOME"], "/elsewhere");
+}
+
+pub(crate) async fn odd_names_and_values_are_kept(f: &Fixture) {
+    let odd = [
+        ("two.words with-signs", "a=b"),
+        ("ünïcode", "€"),
+        ("LINES_OF", "one\ntwo\n"),
+        ("EMPTY", ""),
+        ("1", " $HOME `id` "),
+    ];
+    let found =
+        environment(f, |exec| odd.iter().fold(exec, |e, (name, value)| e.env(*name, *value)));
+    let found = found.await;
+    for (name, value) in odd {
+        assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
+    }
+}
+
+pub(crate) async fn what_cannot_be_a_variable_is_refused(f: &Fixture) {
+    for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
+        let error = f.refused(f.argv(["true"]).env(name, value)).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error:?}");
+    }
+}
+
+pub(crate) async fn the_environment_is_clean(f: &Fixture) {
+    let mut expected = own(&[
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/home/sandbox"),
+        ("USER", "sandbox"),
+        ("LOGNAME", "sandbox"),
+        ("SHELL", "/bin/sh"),
+        ("LANG", "C.UTF-8"),
+    ]);
+    assert_eq!(environment(f, |exec| exec).await, expected);
+    expected.extend(own(&[("MINE", "1"), ("LANG", "C")]));
+    assert_eq!(environment(f, |exec| exec.env("MINE", "1").env("LANG", "C")).await, expected);
+}
+
+pub(crate) async fn the_environment_is_the_callers(f: &Fixture) {
+    let lossy = |text: std::ffi::OsString| String::from_utf8(text.into_vec()).unwrap();
+    let mut expected: Environment =
+        env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect();
+    assert_eq!(environment(f, |exec| exec).await, expected);
+    expected.extend(own(&[("MINE", "1"), ("PATH", "/usr/bin:/bin")]));
+    let found = environment(f, |exec| exec.env("MINE", "1").env("PATH", "/usr/bin:/bin")).await;
+    assert_eq!(found, expected);
+}
+
+pub(crate) async fn a_secret_of_the_host_is_absent(f: &Fixture) {
+    f.alone(async || {
+        assert_eq!(env::var(SECRET.0).unwrap(), SECRET.1);
+        // Neither in the command, nor in any process that it can look at.
+        let output = f.run(f.shell("cat /proc/*/environ /proc/*/cmdline | tr '\\0' '\\n'")).await;
+        assert!(output.stdout_text().contains("LANG=C.UTF-8"), "{output:?}");
+        assert!(!output.stdout_text().contains(SECRET.0), "{}", output.stdout_text());
+        assert!(!output.stdout_text().contains(SECRET.1), "{}", output.stdout_text());
+    })
+    .await;
+}
+
+pub(crate) async fn a_variable_of_the_host_is_present(f: &Fixture) {
+    f.alone(async || assert_eq!(environment(f, |exec| exec).await[SECRET.0], SECRET.1)).await;
+}

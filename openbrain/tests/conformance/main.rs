@@ -1,0 +1,257 @@
+//! The behaviour that every place to run has in common, and what is peculiar to some.
+//!
+//! Each case is written once and runs in every place it is listed for, as a test of that name:
+//! `direct::deadline_kills_a_grandchild_that_holds_the_pipe`. A new place is one variant of
+//! [`support::Place`] and one module below.
+//!
+//! The cases hold for root and for an ordinary user; `cargo test` runs them as whoever calls.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+
+mod support;
+
+mod background;
+mod blocking;
+mod commands;
+mod deadline;
+mod ending;
+mod environment;
+mod host;
+mod limits;
+mod many;
+mod mounts;
+mod results;
+mod stdin;
+mod streams;
+mod terminal;
+mod trees;
+mod workdir;
+
+/// Makes a test of every case.
+macro_rules! cases {
+    ($place:expr, $sharing:expr; $($topic:ident: $($(#[$attribute:meta])* $case:ident,)*;)*) => {
+        $($(
+            #[test]
+            $(#[$attribute])*
+            fn $case() {
+                let name = concat!(module_path!(), "::", stringify!($case));
+                crate::support::run($place, name, $sharing, async |fixture| {
+                    crate::$topic::$case(fixture).await;
+                });
+            }
+        )*)*
+    };
+}
+
+/// What holds everywhere.
+macro_rules! cases_of_every_place {
+    ($place:expr) => {
+        cases! {
+            $place, Beside;
+            results:
+                exit_codes_are_kept,
+                a_failure_is_a_value,
+                a_signal_is_no_exit_code,
+                signals_have_their_default_action,
+                check_tells_what_went_wrong,
+                the_place_and_its_isolation_are_told,
+                times_are_those_of_the_command,
+                execution_ids_are_unique,
+                processor_time_is_that_of_the_command,
+                memory_is_that_of_the_command,
+                a_result_reads_the_same_in_json,
+            ;
+            commands:
+                a_string_is_a_script_for_the_shell,
+                another_shell_can_be_chosen,
+                arguments_arrive_unchanged,
+                a_list_has_no_shell,
+                a_program_without_language_is_python,
+                a_shebang_decides,
+                a_language_can_be_named,
+                an_unknown_language_is_refused,
+                a_long_script_runs,
+                long_programs_run,
+                a_long_program_keeps_its_exit_code,
+                a_long_program_can_read_its_input,
+                a_missing_program_is_not_found,
+                a_missing_program_in_a_shell_is_127,
+                a_missing_interpreter_is_not_found,
+                what_is_no_program_is_not_executable,
+                a_forbidden_entry_does_not_end_the_search,
+                a_forbidden_entry_alone_is_the_reason,
+                what_cannot_be_meant_is_refused,
+                too_large_arguments_are_refused,
+                the_command_has_no_descriptors_of_the_host,
+            ;
+            streams:
+                both_streams_are_apart_and_complete,
+                bytes_are_exact,
+                nothing_is_added_to_the_last_line,
+                a_split_character_is_one_record,
+                events_come_while_the_command_runs,
+                a_stream_of_any_length_takes_little_memory,
+                beyond_the_limit_both_ends_are_kept,
+                at_the_limit_nothing_is_cut,
+                a_limit_of_nothing_keeps_the_count,
+                streams_have_a_limit_each,
+                a_closed_output_is_not_the_end,
+                a_slow_reader_slows_the_command,
+            ;
+            stdin:
+                nothing_is_end_of_file_at_once,
+                bytes_are_read,
+                no_bytes_are_end_of_file,
+                a_file_is_read,
+                a_missing_file_is_refused,
+                a_directory_is_refused,
+                a_pipe_is_written_while_the_command_runs,
+                a_pipe_that_nobody_takes_is_closed,
+                a_program_that_reads_nothing_is_not_held,
+                much_input_comes_back,
+                the_input_of_the_host_can_be_inherited,
+            ;
+            environment:
+                variables_are_set,
+                odd_names_and_values_are_kept,
+                what_cannot_be_a_variable_is_refused,
+            ;
+            workdir:
+                a_directory_is_entered,
+                a_missing_directory_is_refused,
+                a_file_is_refused,
+            ;
+            deadline:
+                deadline_kills_a_sleeper,
+                deadline_kills_who_ignores_term,
+                deadline_kills_a_grandchild_that_holds_the_pipe,
+                deadline_kills_a_daemon,
+                deadline_kills_a_detached_daemon,
+                deadline_kills_a_hidden_daemon,
+                deadline_kills_the_stopped,
+                deadline_kills_another_process_group,
+                deadline_leaves_time_to_end,
+                deadline_fires_though_nobody_reads,
+                a_command_in_time_is_not_timed_out,
+            ;
+            ending:
+                cancel_leaves_nothing,
+                kill_leaves_nothing,
+                dropping_the_process_leaves_nothing,
+                dropping_the_future_leaves_nothing,
+                dropping_the_runtime_leaves_nothing,
+                a_process_without_its_runtime_is_an_error,
+                a_signal_reaches_the_command,
+                a_handle_works_from_another_task,
+                a_handle_is_harmless_after_the_end,
+                cancel_is_gentle,
+            ;
+            blocking:
+                blocking_works_without_a_runtime,
+                blocking_works_inside_a_runtime,
+                blocking_errors_are_the_same,
+            ;
+            terminal:
+                a_terminal_has_its_size,
+                a_terminal_can_be_resized,
+                a_terminal_is_typed_on,
+                the_input_of_a_terminal_ends,
+                errors_arrive_in_the_output,
+                control_c_interrupts,
+                without_a_terminal_there_is_none,
+                deadline_ends_a_terminal,
+            ;
+            limits:
+                open_files_are_limited,
+                silly_limits_are_refused,
+            ;
+            host:
+                an_ignored_sigchld_changes_nothing,
+                a_killed_host_leaves_nothing,
+            ;
+        }
+        cases! {
+            $place, Alone;
+            many:
+                a_hundred_at_once_are_all_right,
+                five_hundred_leave_nothing_behind,
+                refusals_leave_nothing_behind,
+                abandoned_starts_leave_nothing_behind,
+            ;
+        }
+    };
+}
+
+/// What holds in every sandbox.
+macro_rules! cases_of_every_sandbox {
+    ($place:expr) => {
+        cases! {
+            $place, Beside;
+            environment:
+                the_environment_is_clean,
+                a_secret_of_the_host_is_absent,
+            ;
+            workdir:
+                the_workspace_is_the_default,
+                a_relative_directory_is_refused,
+                a_directory_of_a_mount_is_entered,
+            ;
+            background:
+                what_a_sandbox_leaves_running_ends_with_it,
+            ;
+            mounts:
+                a_workspace_is_written_through,
+                what_is_written_belongs_to_the_owner,
+                a_read_only_mount_is_never_written,
+                an_overlay_is_thrown_away,
+                several_mounts_are_apart,
+                an_exposed_path_is_readable_in_place,
+                what_is_not_exposed_is_absent,
+                a_workspace_without_mount_is_ephemeral,
+                two_mounts_at_one_target_are_refused,
+                a_missing_mount_is_named,
+                a_file_is_no_workspace,
+            ;
+        }
+    };
+}
+
+mod direct {
+    use crate::support::{
+        Place::Direct,
+        Sharing::{Alone, Beside},
+    };
+
+    cases_of_every_place!(Direct);
+
+    cases! {
+        Direct, Beside;
+        environment:
+            the_environment_is_the_callers,
+            a_variable_of_the_host_is_present,
+        ;
+        workdir:
+            the_callers_directory_is_the_default,
+        ;
+        background:
+            a_background_process_survives,
+            a_survivor_that_writes_does_not_hold_the_result,
+        ;
+        mounts:
+            a_mount_needs_a_sandbox,
+        ;
+        limits:
+            a_memory_limit_needs_a_sandbox,
+        ;
+    }
+}
+
+mod embedded {
+    use crate::support::{
+        Place::Embedded,
+        Sharing::{Alone, Beside},
+    };
+
+    cases_of_every_place!(Embedded);
+    cases_of_every_sandbox!(Embedded);
+}
