@@ -54,7 +54,8 @@ fn pass(
     use std::os::fd::AsRawFd;
     let mut byte = 0u8;
     let iov = [&raw mut byte as u64, 1];
-    let mut control = [20u64, u64::from(libc::SOL_SOCKET as u32) | (libc::SCM_RIGHTS as u64) << 32, fd as u64];
+    let mut control =
+        [20u64, u64::from(libc::SOL_SOCKET as u32) | (libc::SCM_RIGHTS as u64) << 32, fd as u64];
     let message = [0, 0, iov.as_ptr() as u64, 1, control.as_mut_ptr() as u64, 24, 0];
     assert_eq!(sys!(libc::SYS_sendmsg, from.as_raw_fd(), message.as_ptr(), 0), Ok(1));
     control[2] = u64::MAX;
@@ -830,7 +831,8 @@ fn exposed_paths_are_read_only_and_alone() {
     let link = link.to_str().unwrap();
     let odd = ["/tmp/../proc", "/tmp/..", "/tmp/../dev/shm", link];
     for path in ["/", "/proc", "/dev", "/sys", "/proc/self/root", "/dev/null"].iter().chain(&odd) {
-        let result = host::engine().run_blocking(openbrain::Exec::new("true").sandbox().expose(*path));
+        let result =
+            host::engine().run_blocking(openbrain::Exec::new("true").sandbox().expose(*path));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidRequest, "{path}");
     }
 }
@@ -899,7 +901,9 @@ fn strange_characters_in_a_target_are_themselves() {
 #[test]
 fn sockets_in_a_mount_pass_nothing_new() {
     let place = Place::new();
-    passes(probe("files::probes::sockets_are_made_and_answered_inside_a_mount").mount(place.work()));
+    passes(
+        probe("files::probes::sockets_are_made_and_answered_inside_a_mount").mount(place.work()),
+    );
     let socket = place.work().join("inside.sock");
     assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
     assert!(std::os::unix::net::UnixStream::connect(&socket).is_err(), "its server is gone");

@@ -21,9 +21,25 @@ const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgrou
 
 /// Entries of the host's `/etc` that may be visible, and beginnings of such names.
 const ETC: [&str; 19] = [
-    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "inputrc", "ld.so.cache",
-    "ld.so.conf", "ld.so.conf.d", "localtime", "lsb-release", "magic", "maven", "mime.types", "os-release", "pki",
-    "protocols", "services", "ssl",
+    "alternatives",
+    "bash.bashrc",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "maven",
+    "mime.types",
+    "os-release",
+    "pki",
+    "protocols",
+    "services",
+    "ssl",
 ];
 const ETC_MORE: [&str; 3] = ["timezone", "java", "python"];
 
@@ -54,11 +70,16 @@ fn mounts() -> BTreeSet<String> {
         let (left, right) = line.split_once(" - ").unwrap();
         let left: Vec<&str> = left.split(' ').collect();
         let (target, kind) = (left[4], right.split(' ').next().unwrap());
-        let shared = left[6..].iter().any(|field| field.starts_with("shared") || field.starts_with("master"));
+        let shared = left[6..]
+            .iter()
+            .any(|field| field.starts_with("shared") || field.starts_with("master"));
         let kept = ["ro", "rw", "nosuid", "nodev", "noexec", "idmapped"];
-        let options: Vec<&str> = left[5].split(',').filter(|option| kept.contains(option)).collect();
-        let own = ["tmpfs", "proc", "devpts", "overlay"].contains(&kind) && !target.starts_with("/dev/");
-        let kind = if own || target == "/dev/shm" || target == "/dev/pts" { kind } else { "host's" };
+        let options: Vec<&str> =
+            left[5].split(',').filter(|option| kept.contains(option)).collect();
+        let own =
+            ["tmpfs", "proc", "devpts", "overlay"].contains(&kind) && !target.starts_with("/dev/");
+        let kind =
+            if own || target == "/dev/shm" || target == "/dev/pts" { kind } else { "host's" };
         let target = match target {
             target if Path::new(target) == exe => "EXE",
             target if target.starts_with("/etc/") => "/etc/*",
@@ -66,7 +87,11 @@ fn mounts() -> BTreeSet<String> {
             target => target,
         };
         let shared = if shared { " PROPAGATES" } else { "" };
-        let system = SYSTEM.iter().any(|name| target.strip_prefix('/').is_some_and(|t| t == *name || t.starts_with(&format!("{name}/"))));
+        let system = SYSTEM.iter().any(|name| {
+            target
+                .strip_prefix('/')
+                .is_some_and(|t| t == *name || t.starts_with(&format!("{name}/")))
+        });
         let target = if system || target.starts_with("/usr/") { "/usr" } else { target };
         format!("mount {target} {kind} {}{shared}", options.join(","))
     });
@@ -87,7 +112,9 @@ fn writable(directory: &str, skip: &[&str]) -> BTreeSet<String> {
             found.insert(text);
         }
         if meta.is_dir() {
-            left.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            left.extend(
+                fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()),
+            );
         }
     }
     found
@@ -117,22 +144,62 @@ fn collect() -> String {
         let text = fs::read_to_string(format!("/proc/self/{file}")).unwrap();
         say(file, mask(join(text.split_whitespace().map(str::to_owned))));
     }
-    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "ShdPnd", "TracerPid", "Umask"] {
+    for field in [
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+        "SigBlk",
+        "SigIgn",
+        "ShdPnd",
+        "TracerPid",
+        "Umask",
+    ] {
         say(field, status(field));
     }
-    say("securebits", format!("{:#x}", sys!(libc::SYS_prctl, libc::PR_GET_SECUREBITS, 0, 0, 0, 0).unwrap()));
+    say(
+        "securebits",
+        format!("{:#x}", sys!(libc::SYS_prctl, libc::PR_GET_SECUREBITS, 0, 0, 0, 0).unwrap()),
+    );
     say("dumpable", sys!(libc::SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0).unwrap().to_string());
     say("personality", sys!(libc::SYS_personality, 0xffff_ffffu32).unwrap().to_string());
     let own = std::process::id();
     say("parent", sys!(libc::SYS_getppid).unwrap().to_string());
-    let leads = sys!(libc::SYS_getsid, 0).unwrap() == i64::from(own) && sys!(libc::SYS_getpgid, 0).unwrap() == i64::from(own);
+    let leads = sys!(libc::SYS_getsid, 0).unwrap() == i64::from(own)
+        && sys!(libc::SYS_getpgid, 0).unwrap() == i64::from(own);
     say("leads its session", leads.to_string());
-    say("terminal", fs::read_to_string("/proc/self/stat").unwrap().rsplit_once(") ").unwrap().1.split(' ').nth(4).unwrap().into());
-    say("processes", join(names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok()).map(|pid| if pid == own.to_string() { "own".into() } else { pid })));
+    say(
+        "terminal",
+        fs::read_to_string("/proc/self/stat")
+            .unwrap()
+            .rsplit_once(") ")
+            .unwrap()
+            .1
+            .split(' ')
+            .nth(4)
+            .unwrap()
+            .into(),
+    );
+    say(
+        "processes",
+        join(
+            names("/proc")
+                .into_iter()
+                .filter(|name| name.parse::<u32>().is_ok())
+                .map(|pid| if pid == own.to_string() { "own".into() } else { pid }),
+        ),
+    );
     for name in NAMESPACES {
         let host = std::env::var(format!("OPENBRAIN_TEST_NS_{name}")).unwrap();
         let inside = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
-        say(&format!("namespace {name}"), if inside.to_str() == Some(&host) { "the host's" } else { "own" }.into());
+        say(
+            &format!("namespace {name}"),
+            if inside.to_str() == Some(&host) { "the host's" } else { "own" }.into(),
+        );
     }
     for fd in names("/proc/self/fd") {
         let Ok(link) = fs::read_link(format!("/proc/self/fd/{fd}")) else { continue };
@@ -142,39 +209,82 @@ fn collect() -> String {
         }
     }
     say("directory", std::env::current_dir().unwrap().to_str().unwrap().into());
-    let vars: BTreeSet<_> = std::env::vars().filter(|(name, _)| !name.starts_with("OPENBRAIN_TEST") && name != "RUST_BACKTRACE").collect();
+    let vars: BTreeSet<_> = std::env::vars()
+        .filter(|(name, _)| !name.starts_with("OPENBRAIN_TEST") && name != "RUST_BACKTRACE")
+        .collect();
     for (name, value) in vars {
         say(&format!("variable {name}"), value);
     }
     say("host name", fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().into());
     say("domain name", fs::read_to_string("/proc/sys/kernel/domainname").unwrap().trim().into());
-    let table = |path: &str, skip| fs::read_to_string(path).unwrap_or_default().lines().skip(skip).map(|line| line.split_whitespace().next().unwrap_or_default().trim_end_matches(':').to_owned()).collect::<BTreeSet<_>>();
+    let table = |path: &str, skip| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .lines()
+            .skip(skip)
+            .map(|line| {
+                line.split_whitespace().next().unwrap_or_default().trim_end_matches(':').to_owned()
+            })
+            .collect::<BTreeSet<_>>()
+    };
     say("interfaces", join(table("/proc/self/net/dev", 2)));
-    for (path, skip) in [("route", 1), ("tcp", 1), ("tcp6", 1), ("udp", 1), ("unix", 1), ("packet", 1)] {
-        say(&format!("net/{path}"), fs::read_to_string(format!("/proc/self/net/{path}")).unwrap_or_default().lines().skip(skip).count().to_string());
+    for (path, skip) in
+        [("route", 1), ("tcp", 1), ("tcp6", 1), ("udp", 1), ("unix", 1), ("packet", 1)]
+    {
+        say(
+            &format!("net/{path}"),
+            fs::read_to_string(format!("/proc/self/net/{path}"))
+                .unwrap_or_default()
+                .lines()
+                .skip(skip)
+                .count()
+                .to_string(),
+        );
     }
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    say("control groups that are not roots", groups.lines().filter(|line| !line.ends_with(":/")).count().to_string());
+    say(
+        "control groups that are not roots",
+        groups.lines().filter(|line| !line.ends_with(":/")).count().to_string(),
+    );
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
     for name in ["Max core file size", "Max open files"] {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         say(name, join(line.split_whitespace().take(2).map(str::to_owned)));
     }
     say("list /", join(names("/").into_iter().filter(|name| !SYSTEM.contains(&name.as_str()))));
-    for directory in ["/dev", "/dev/pts", "/dev/shm", "/home", "/home/sandbox", "/run", "/var", "/var/tmp", "/workspace", "/probe", "/proc/sysvipc"] {
+    for directory in [
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/home",
+        "/home/sandbox",
+        "/run",
+        "/var",
+        "/var/tmp",
+        "/workspace",
+        "/probe",
+        "/proc/sysvipc",
+    ] {
         let link = |name: String| match fs::read_link(format!("{directory}/{name}")) {
             Ok(target) => format!("{name}->{}", target.display()),
             Err(_) => name,
         };
         say(&format!("list {directory}"), join(names(directory).into_iter().map(link)));
     }
-    let known = |name: &String| ETC.contains(&name.as_str()) || ETC_MORE.iter().any(|more| name.starts_with(more));
-    say("list /etc, beside what is known", join(names("/etc").into_iter().filter(|name| !known(name))));
+    let known = |name: &String| {
+        ETC.contains(&name.as_str()) || ETC_MORE.iter().any(|more| name.starts_with(more))
+    };
+    say(
+        "list /etc, beside what is known",
+        join(names("/etc").into_iter().filter(|name| !known(name))),
+    );
     say("writable", join(writable("/", &["/proc", "/usr", host::exe().to_str().unwrap()])));
     // Files of the kernel that are not a process's own.
     let kernel = names("/proc").into_iter().filter(|name| name.parse::<u32>().is_err());
-    let pressure = ["/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io", "/proc/pressure/irq"];
-    let kernel: BTreeSet<String> = kernel.flat_map(|name| writable(&format!("/proc/{name}"), &pressure)).collect();
+    let pressure =
+        ["/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io", "/proc/pressure/irq"];
+    let kernel: BTreeSet<String> =
+        kernel.flat_map(|name| writable(&format!("/proc/{name}"), &pressure)).collect();
     say("writable in /proc", join(kernel));
     say("set-user-ID programs that would be one", count_set_id().to_string());
     lines.extend(mounts());
@@ -183,8 +293,11 @@ fn collect() -> String {
 
 /// Programs with a set-user-ID bit on a mount that would honour it.
 fn count_set_id() -> usize {
-    let entries = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].into_iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
-    let set_id = entries.filter(|entry| fs::metadata(entry.path()).is_ok_and(|meta| meta.mode() & 0o6000 != 0));
+    let entries = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .into_iter()
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
+    let set_id = entries
+        .filter(|entry| fs::metadata(entry.path()).is_ok_and(|meta| meta.mode() & 0o6000 != 0));
     let honoured = set_id.filter(|entry| {
         let mut stat = [0u64; 32];
         let path = c(entry.path().to_str().unwrap());
@@ -229,7 +342,8 @@ fn posture_is_the_expected_one() {
         fs::write(path, &found).unwrap();
         return;
     }
-    let (found_lines, expected_lines): (BTreeSet<_>, BTreeSet<_>) = (found.lines().collect(), expected.lines().collect());
+    let (found_lines, expected_lines): (BTreeSet<_>, BTreeSet<_>) =
+        (found.lines().collect(), expected.lines().collect());
     let new: Vec<_> = found_lines.difference(&expected_lines).collect();
     let gone: Vec<_> = expected_lines.difference(&found_lines).collect();
     assert!(found == expected, "look at it, then UPDATE=1\nnew: {new:#?}\ngone: {gone:#?}");

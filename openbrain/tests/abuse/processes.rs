@@ -556,7 +556,8 @@ fn a_killed_host_leaves_no_sandbox() {
 fn groups_of(pid: u32) -> Vec<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let lines = text.lines().filter(|line| line.contains("/openbrain-"));
-    let fields = lines.filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok());
+    let fields =
+        lines.filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok());
     fields
         .flat_map(|[controller, path]: [&str; 2]| {
             let root = Path::new("/sys/fs/cgroup");
@@ -575,6 +576,7 @@ fn a_killed_monitor_takes_its_sandbox_along() {
     let exec = probe("processes::probes::leaves_a_daemon").mount(place.work());
     let exec = exec.env("OPENBRAIN_TEST_KEEP", "1").env("OPENBRAIN_TEST_STAY", "1");
     let before: Vec<u32> = children();
+    let mut groups = Vec::new();
     runtime.block_on(async {
         let process = engine().spawn(exec).await.unwrap();
         while !place.work().join("alive").exists() {
@@ -589,11 +591,15 @@ fn a_killed_monitor_takes_its_sandbox_along() {
             })
         });
         let ours = ours.expect("the helper is found");
+        groups = descendants(ours).iter().flat_map(|(pid, _)| groups_of(*pid)).collect();
         sys!(libc::SYS_kill, ours, libc::SIGKILL).unwrap();
         let result = tokio::time::timeout(Duration::from_secs(5), process.wait()).await;
         assert!(result.expect("the call returns").is_err());
     });
     assert_is_still(&place);
+    // The next run removes what was still in use then.
+    assert!(run(Exec::argv(["/bin/true"]).sandbox()).success());
+    assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
 }
 
 fn children() -> Vec<u32> {

@@ -128,8 +128,20 @@ mod stages {
 fn environment_of_the_host_stays_outside() {
     host::stage("secrets::stages::with_a_poisoned_environment", |command| {
         for name in [
-            "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "PYTHONPATH", "BASH_ENV", "ENV", "PERL5LIB", "NODE_OPTIONS",
-            "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "DOCKER_HOST", "http_proxy", "OPENBRAIN_TOKEN", "IFS", "PS4",
+            "AWS_SECRET_ACCESS_KEY",
+            "SSH_AUTH_SOCK",
+            "PYTHONPATH",
+            "BASH_ENV",
+            "ENV",
+            "PERL5LIB",
+            "NODE_OPTIONS",
+            "LD_LIBRARY_PATH",
+            "GLIBC_TUNABLES",
+            "DOCKER_HOST",
+            "http_proxy",
+            "OPENBRAIN_TOKEN",
+            "IFS",
+            "PS4",
         ] {
             command.env(name, SECRET);
         }
@@ -162,7 +174,11 @@ fn secrets_of_the_request_are_in_no_text() {
     ] {
         let error = engine().run_blocking(bad).unwrap_err();
         assert_eq!(error.kind(), kind);
-        says(format!("{error} {error:?} {} {}", error.to_json(), error.remedy().unwrap_or_default()));
+        says(format!(
+            "{error} {error:?} {} {}",
+            error.to_json(),
+            error.remedy().unwrap_or_default()
+        ));
     }
 }
 
