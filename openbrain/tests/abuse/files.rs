@@ -826,11 +826,66 @@ fn exposed_paths_are_read_only_and_alone() {
     let exec = probe("files::probes::exposed_directory_is_read_only").expose(place.work());
     passes(exec.env(SECRET, place.work().to_str().unwrap()));
     assert_eq!(hash(&place.work()), before);
-    for path in ["/", "/proc", "/dev", "/sys", "/proc/self/root", "/dev/null"] {
+    let link = place.work().join("proc");
+    symlink("/proc", &link).unwrap();
+    let link = link.to_str().unwrap();
+    let odd = ["/tmp/../proc", "/tmp/..", "/tmp/../dev/shm", link];
+    for path in ["/", "/proc", "/dev", "/sys", "/proc/self/root", "/dev/null"].iter().chain(&odd) {
         let result =
-            host::engine().run_blocking(openbrain::Exec::new("true").sandbox().expose(path));
+            host::engine().run_blocking(openbrain::Exec::new("true").sandbox().expose(*path));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidRequest, "{path}");
     }
+}
+
+mod stages {
+    use super::*;
+
+    stage! {
+        /// An entry of `/etc` that sandboxes see, with a content that is root's alone.
+        fn with_a_closed_file_in_etc() {
+            let place = Place::new();
+            let closed = place.outside().join("closed");
+            fs::write(&closed, "for root only").unwrap();
+            fs::set_permissions(&closed, fs::Permissions::from_mode(0o600)).unwrap();
+            // SAFETY: changes this process only.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+            let (none, slash) = (c"none".as_ptr(), c"/".as_ptr());
+            sys!(libc::SYS_mount, none, slash, 0, libc::MS_REC | libc::MS_PRIVATE, 0).unwrap();
+            let (closed, target) = (c(closed.to_str().unwrap()), "/etc/debian_version");
+            if !Path::new(target).exists() {
+                println!("skipped: there is no {target}");
+                return;
+            }
+            sys!(libc::SYS_mount, closed.as_ptr(), c(target).as_ptr(), 0, libc::MS_BIND, 0).unwrap();
+            assert_eq!(fs::read_to_string(target).unwrap(), "for root only");
+            let output = host::run(openbrain::Exec::new(format!("cat {target}; cat /etc/hostname")).sandbox());
+            assert_eq!(output.stdout_text(), "sandbox\n");
+        }
+    }
+}
+
+#[test]
+fn files_of_etc_that_are_roots_alone_stay_so() {
+    if host::is_root() {
+        host::stage("files::stages::with_a_closed_file_in_etc", |_| {});
+    }
+}
+
+/// As many mounts as a request may have, at worst each of another owner.
+#[test]
+fn many_mounts_of_many_owners_start() {
+    let place = Place::new();
+    let mut exec = openbrain::Exec::new("ls /data | wc -l").sandbox();
+    for i in 0..48u32 {
+        let source = place.work().join(format!("owner-{i}"));
+        fs::create_dir(&source).unwrap();
+        let _ = std::os::unix::fs::chown(&source, Some(20_000 + i), Some(20_000 + i));
+        exec = exec.mount_at(Mount::new(source, format!("/data/{i}"), MountMode::Overlay));
+    }
+    assert_eq!(host::run(exec.clone()).stdout_text().trim(), "48");
+    // One more is refused, and nothing else happens.
+    let error = host::engine().run_blocking(exec.mount(place.outside())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error:?}");
 }
 
 /// Overlays take their layers as a list with colons in it.

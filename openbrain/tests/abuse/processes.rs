@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     os::unix::process::ExitStatusExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -481,7 +481,6 @@ mod stages {
 #[derive(Debug, PartialEq, Eq)]
 struct Leftovers {
     mounts: String,
-    cgroups: Vec<std::path::PathBuf>,
     temporary: Vec<std::ffi::OsString>,
     descriptors: usize,
     children: Vec<(u32, String)>,
@@ -496,9 +495,6 @@ impl Leftovers {
         };
         Self {
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap(),
-            // Other processes' groups come and go; this stage's own are told by its descriptors and
-            // by `groups_are_removed`.
-            cgroups: Vec::new(),
             temporary: names("/tmp"),
             descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
             children: descendants(std::process::id()),
@@ -541,7 +537,8 @@ fn a_killed_host_leaves_no_sandbox() {
             .unwrap();
         eventually("the daemon starts", || place.work().join("alive").exists());
         let helpers = descendants(child.id());
-        assert!(!helpers.is_empty());
+        let groups: Vec<PathBuf> = helpers.iter().flat_map(|(pid, _)| groups_of(*pid)).collect();
+        assert!(!helpers.is_empty() && groups.iter().all(|group| group.exists()));
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         eventually("its processes are gone", || {
@@ -550,8 +547,25 @@ fn a_killed_host_leaves_no_sandbox() {
                 Err(_) => true,
             })
         });
+        eventually("its groups are gone", || groups.iter().all(|group| !group.exists()));
         assert_is_still(&place);
     }
+}
+
+/// The groups that the engine has made for a process.
+fn groups_of(pid: u32) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let lines = text.lines().filter(|line| line.contains("/openbrain-"));
+    let fields =
+        lines.filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok());
+    fields
+        .flat_map(|[controller, path]: [&str; 2]| {
+            let root = Path::new("/sys/fs/cgroup");
+            [root.join(controller), root.join("unified"), root.to_owned()]
+                .map(|hierarchy| hierarchy.join(path.trim_start_matches('/')))
+        })
+        .filter(|group| group.exists())
+        .collect()
 }
 
 /// A helper that is killed takes its sandbox along, and the caller gets an error.
@@ -562,6 +576,7 @@ fn a_killed_monitor_takes_its_sandbox_along() {
     let exec = probe("processes::probes::leaves_a_daemon").mount(place.work());
     let exec = exec.env("OPENBRAIN_TEST_KEEP", "1").env("OPENBRAIN_TEST_STAY", "1");
     let before: Vec<u32> = children();
+    let mut groups = Vec::new();
     runtime.block_on(async {
         let process = engine().spawn(exec).await.unwrap();
         while !place.work().join("alive").exists() {
@@ -576,11 +591,15 @@ fn a_killed_monitor_takes_its_sandbox_along() {
             })
         });
         let ours = ours.expect("the helper is found");
+        groups = descendants(ours).iter().flat_map(|(pid, _)| groups_of(*pid)).collect();
         sys!(libc::SYS_kill, ours, libc::SIGKILL).unwrap();
         let result = tokio::time::timeout(Duration::from_secs(5), process.wait()).await;
         assert!(result.expect("the call returns").is_err());
     });
     assert_is_still(&place);
+    // The next run removes what was still in use then.
+    assert!(run(Exec::argv(["/bin/true"]).sandbox()).success());
+    assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
 }
 
 fn children() -> Vec<u32> {

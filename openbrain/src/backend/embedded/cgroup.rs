@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::{
@@ -110,6 +111,7 @@ impl Hierarchies {
 
     /// The groups that enforce the limits, as far as there are controllers for them.
     pub(crate) fn plan(&self, limits: &Limits) -> io::Result<Option<Groups>> {
+        remove_abandoned();
         let mut random = [0u8; 8];
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let name = format!("openbrain-{:016x}", u64::from_ne_bytes(random));
@@ -208,6 +210,14 @@ impl Groups {
         }
     }
 
+    /// Removes the groups of a monitor that was killed. What is still dying in them may need a
+    /// moment; the next run comes back for it.
+    pub(crate) fn abandon(&self) {
+        let left = self.groups.iter().map(|group| group.parent.join(&self.name));
+        ABANDONED.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
+        remove_abandoned();
+    }
+
     /// Whether a group limits this, and by which version.
     pub(crate) fn limits(&self, controller: Controller) -> Option<u8> {
         self.groups.iter().find(|g| g.controllers.contains(&controller)).map(|g| g.version)
@@ -229,6 +239,15 @@ impl Groups {
             resources.oom_killed |= kills.is_some_and(|kills| kills > 0);
         }
     }
+}
+
+/// Groups that nobody else removes any more.
+static ABANDONED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn remove_abandoned() {
+    let is_busy = |error: io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    let mut abandoned = ABANDONED.lock().unwrap_or_else(PoisonError::into_inner);
+    abandoned.retain(|path| fs::remove_dir(path).is_err_and(is_busy));
 }
 
 impl Controller {

@@ -206,7 +206,8 @@ fn etc_names() -> Vec<String> {
 fn etc_entry(name: &str) -> Option<EtcEntry> {
     let path = Path::new("/etc").join(name);
     let meta = fs::metadata(&path).ok()?;
-    if meta.is_file() && meta.len() <= COPIED {
+    // What not everybody may read is bound, with its own rights, and not copied with ours.
+    if meta.is_file() && meta.len() <= COPIED && meta.mode() & 0o004 != 0 {
         return Some(EtcEntry::Copy(name.to_owned(), fs::read(&path).ok()?));
     }
     Some(EtcEntry::Bind(path, if meta.is_dir() { Kind::Directory } else { Kind::File }))

@@ -327,10 +327,17 @@ impl Control for Sandboxed {
 
     fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
         let groups = &self.groups;
-        Box::pin(self.guarded.wait(move |ended| {
+        let wait = self.guarded.wait(move |ended| {
             if let Some(groups) = groups {
                 groups.read(&mut ended.resources);
             }
-        }))
+        });
+        Box::pin(async move {
+            let ended = wait.await;
+            if let (Err(_), Some(groups)) = (&ended, groups) {
+                groups.abandon();
+            }
+            ended
+        })
     }
 }

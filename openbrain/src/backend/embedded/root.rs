@@ -302,6 +302,7 @@ fn id_map_namespace(to: &mut Program, (uid, gid): (u32, u32)) -> Register {
     for (file, from, onto) in [("uid_map", uid, user), ("gid_map", gid, group)] {
         let fd = to.open_proc(section, sleeper, file, libc::O_WRONLY | libc::O_CLOEXEC);
         write(to, section, fd, format!("{from} {onto} 1").as_bytes(), "map the owner of a mount");
+        to.release(section, fd);
     }
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     let namespace = to.open_proc(section, sleeper, "ns/user", flags);
@@ -309,6 +310,7 @@ fn id_map_namespace(to: &mut Program, (uid, gid): (u32, u32)) -> Register {
     to.call(section, libc::SYS_kill, kill, "end a process");
     let wait = [sleeper.into(), 0.into(), 0.into(), 0.into()];
     to.call(section, libc::SYS_wait4, wait, "reap a process");
+    to.release(section, sleeper);
     namespace
 }
 
@@ -351,6 +353,7 @@ fn clone_checked(to: &mut Program, source: &Source) -> Register {
     let flags = OPEN_TREE_CLONE | RECURSIVE | EMPTY_PATH | libc::O_CLOEXEC as u32;
     let args = [fd.into(), none, flags.into()];
     let mount = to.keep(IN, libc::SYS_open_tree, args, format!("clone the mount of `{name}`"));
+    to.release(IN, fd);
     let attributes = NO_SUID | NO_DEV | read_only(source.mode);
     set_attributes(to, IN, mount, attributes, RECURSIVE, format!("restrict `{name}`"));
     mount
@@ -411,6 +414,7 @@ fn overlay(to: &mut Tree<'_>, target: &Path) {
     all.extend(options);
     let mount = file_system(to, "overlay", &all, NO_SUID | NO_DEV);
     attach(to, mount, target);
+    to.release(IN, mount);
 }
 
 /// `/usr` under a throw-away layer, in which `/usr/local` belongs to the sandbox's user.
@@ -463,7 +467,9 @@ fn file_system(
     let args = [context.into(), FSCONFIG_CREATE.into(), 0.into(), 0.into(), 0.into()];
     to.call(IN, libc::SYS_fsconfig, args, what.clone());
     let args = [context.into(), 1.into(), attributes.into()];
-    to.keep(IN, libc::SYS_fsmount, args, what)
+    let mount = to.keep(IN, libc::SYS_fsmount, args, what);
+    to.release(IN, context);
+    mount
 }
 
 /// Clones the mount at a path with everything mounted below it.
@@ -544,6 +550,7 @@ fn write_file(to: &mut Program, path: &str, content: &[u8]) {
         write(to, IN, fd, content, format!("write `/{path}`"));
     }
     to.call(IN, libc::SYS_close, [fd.into()], "close a file");
+    to.release(IN, fd);
 }
 
 /// Writes bytes in one call, as files of `/proc` want it.

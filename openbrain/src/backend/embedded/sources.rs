@@ -78,13 +78,22 @@ fn open_mount(mount: &Mount) -> Result<Source> {
 }
 
 fn open_exposed(path: &Path) -> Result<Source> {
-    let top = path.components().nth(1);
-    let own = ["proc", "dev", "sys"].iter().any(|own| top.is_some_and(|t| t.as_os_str() == *own));
-    if top.is_none() || own {
-        return Err(Error::invalid(format!("`{}` cannot be exposed", path.display()))
-            .with_remedy("expose the directories that the command needs, not the whole system"));
+    let refused = || {
+        Error::invalid(format!("`{}` cannot be exposed", path.display()))
+            .with_remedy("expose the directories that the command needs, not the whole system")
+    };
+    if is_whole_or_own(path) {
+        return Err(refused());
     }
-    open_path(path, path, MountMode::Ro, "exposed path")
+    let source = open_path(path, path, MountMode::Ro, "exposed path")?;
+    // A link or `..` may lead there as well.
+    if is_whole_or_own(&source.path) { Err(refused()) } else { Ok(source) }
+}
+
+/// Whether a path is the whole system, or belongs to what every sandbox has of its own.
+fn is_whole_or_own(path: &Path) -> bool {
+    let top = path.components().nth(1);
+    top.is_none_or(|top| ["proc", "dev", "sys"].iter().any(|own| top.as_os_str() == *own))
 }
 
 fn open_path(path: &Path, target: &Path, mode: MountMode, what: &str) -> Result<Source> {

@@ -187,6 +187,7 @@ fn landlock_allow(to: &mut Program, rules: Register, path: &Path, rights: u64) {
     let args = [rules.into(), PATH_BENEATH.into(), rule.into(), 0.into()];
     to.call(IN, libc::SYS_landlock_add_rule, args, what);
     to.call(IN, libc::SYS_close, [fd.into()], "close a directory");
+    to.release(IN, fd);
 }
 
 /// Puts Landlock's rules in force for the command.

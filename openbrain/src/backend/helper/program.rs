@@ -15,6 +15,8 @@ pub(crate) struct Program {
     data: Vec<u8>,
     relocations: Vec<u32>,
     registers: u8,
+    /// Registers of each section whose values are no longer needed.
+    free: [Vec<u8>; SECTIONS],
     /// The child is the first process of a sandbox, made with these flags of `clone(2)`.
     pub(crate) sandbox: Option<u64>,
     /// How many of the passed descriptors the monitor keeps for its last section.
@@ -161,6 +163,11 @@ impl Program {
         self.keep_last(section)
     }
 
+    /// Lets later calls of the same section, whose result was kept in a register, use it again.
+    pub(crate) fn release(&mut self, section: Section, register: Register) {
+        self.free[section as usize].push(register.0);
+    }
+
     /// The register in which the monitor finds the process id of its child.
     pub(crate) fn child() -> Register {
         Register(wire::CHILD)
@@ -237,12 +244,15 @@ impl Program {
     }
 
     fn keep_last(&mut self, section: Section) -> Register {
-        self.registers += 1;
-        assert!(usize::from(self.registers) < wire::REGISTERS, "mounts are limited before");
+        let register = self.free[section as usize].pop().unwrap_or_else(|| {
+            self.registers += 1;
+            assert!(usize::from(self.registers) < wire::REGISTERS, "mounts are limited before");
+            self.registers
+        });
         if let Some(step) = self.sections[section as usize].last_mut() {
-            step.call.save = self.registers;
+            step.call.save = register;
         }
-        Register(self.registers)
+        Register(register)
     }
 
     /// What the failed call was to do, and whose fault its failure is.
