@@ -1,6 +1,8 @@
 //! The filter as the kernel sees it: evaluated over every number, and compared with a table that a
 //! person has read.
 
+use std::sync::LazyLock;
+
 use super::{ALLOW, AUDIT_ARCH, Instruction, KILL_PROCESS, error, filter, reaper_filter};
 
 /// What a filter says about a call.
@@ -47,7 +49,8 @@ fn evaluate(program: &[Instruction], data: &[u32; 16]) -> Verdict {
 }
 
 fn verdict(number: u32, args: [u64; 6]) -> Verdict {
-    evaluate(&filter(), &data(AUDIT_ARCH, number, args))
+    static FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(filter);
+    evaluate(&FILTER, &data(AUDIT_ARCH, number, args))
 }
 
 fn action(number: i64, args: [u64; 6]) -> u32 {
