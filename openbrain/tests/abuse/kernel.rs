@@ -255,7 +255,11 @@ mod probes {
     probe! {
         fn memory_file_runs_no_freer() {
             let name = c("program");
-            let fd = sys!(libc::SYS_memfd_create, name.as_ptr(), 0).unwrap();
+            let fd = match sys!(libc::SYS_memfd_create, name.as_ptr(), 0) {
+                // Where no group counts memory, there are no such files.
+                Err(ENOSYS) => return,
+                made => made.unwrap(),
+            };
             let program = fs::read("/proc/self/exe").unwrap();
             let path = format!("/proc/self/fd/{fd}");
             fs::write(&path, program).unwrap();

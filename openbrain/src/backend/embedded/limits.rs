@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::cgroup::{Controller, Groups};
+use super::{
+    cgroup::{Controller, Groups},
+    seccomp::{Rule, fallback},
+};
 use crate::{
     backend::helper::{Arg, Program, Section},
     sandbox::Limits,
 };
 
 /// How the limits of one sandbox are enforced.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Enforcement {
     /// `(resource, limit)` for `prlimit64(2)`.
     pub(crate) rlimits: Vec<(u32, u64)>,
@@ -18,6 +21,8 @@ pub(crate) struct Enforcement {
     pub(crate) watch: Option<u64>,
     /// Processors that the sandbox is bound to.
     pub(crate) processors: Option<Vec<usize>>,
+    /// Rules of the system call filter without which a fallback could be got around.
+    pub(crate) rules: Vec<Rule>,
     /// The report: limit and means.
     pub(crate) report: BTreeMap<String, String>,
     /// Limits that are not enforced in full.
@@ -43,6 +48,7 @@ pub(crate) fn decide(
             Some(version) => by(version),
             None => {
                 e.watch = Some(bytes);
+                e.rules.extend(fallback::NO_HIDDEN_MEMORY);
                 e.rlimits.push((libc::RLIMIT_DATA, bytes));
                 "rlimit (each process), watch every 25 ms (all together)".into()
             }
@@ -76,7 +82,9 @@ pub(crate) fn decide(
     if limits.output.is_some() {
         e.report.insert("output".into(), "collection".into());
     }
-    e.rlimits.push((libc::RLIMIT_CORE, 0));
+    // One byte is too little for any dump; zero would not stop one to a program of the host's, as
+    // `core_pattern` may have it (`core(5)`).
+    e.rlimits.push((libc::RLIMIT_CORE, 1));
     e
 }
 
@@ -90,6 +98,7 @@ fn bind_to_processors(e: &mut Enforcement, cpus: f64, allowed: &[usize], chance:
         ));
     }
     e.processors = Some(chosen);
+    e.rules.extend(fallback::NO_REBINDING);
     format!("{count} processors by affinity")
 }
 
@@ -145,6 +154,6 @@ mod tests {
 
     #[test]
     fn cores_are_never_dumped() {
-        assert_eq!(decide(&Limits::default(), None, &[0], 0).rlimits, [(libc::RLIMIT_CORE, 0)]);
+        assert_eq!(decide(&Limits::default(), None, &[0], 0).rlimits, [(libc::RLIMIT_CORE, 1)]);
     }
 }

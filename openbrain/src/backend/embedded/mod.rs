@@ -154,6 +154,7 @@ impl<'a> Run<'a> {
             first_fd: command_fd + 3 + i32::from(self.has_file),
             system: self.sandbox.system,
             disk: self.spec.limits.disk,
+            memory: self.spec.limits.memory,
         };
         let mut program = Program::default();
         // The namespace of control groups is made below, once the groups are joined.
@@ -199,7 +200,7 @@ impl<'a> Run<'a> {
             walls::landlock_restrict(to, rules);
         }
         command.prepare(to, self.has_file);
-        walls::filter_command(to);
+        walls::filter_command(to, &self.enforcement.rules);
         command.execute(to, &self.argv)
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Root<'a> {
     pub(crate) system: System,
     /// Size of everything that is written outside of mounts, in bytes.
     pub(crate) disk: Option<u64>,
+    /// Memory of the sandbox, in bytes.
+    pub(crate) memory: Option<u64>,
 }
 
 /// A program that remembers which directories it has made.
@@ -169,7 +171,8 @@ impl Root<'_> {
         self.make_etc(to, &etc);
         make_devices(to, &devices);
         for (cloned, source) in sources.iter().zip(self.sources) {
-            place(to, cloned);
+            make_mount_point(to, cloned);
+            attach_beneath(to, cloned);
             if source.mode == MountMode::Overlay {
                 overlay(to, &cloned.target);
             }
@@ -263,6 +266,11 @@ impl Root<'_> {
         attach(to, proc, Path::new("proc"));
         // One more user namespace, made below, and then no other.
         write_file(to, "proc/sys/user/max_user_namespaces", b"1");
+        // These are counted for the host's user, who needs some as well; and System V segments that
+        // nobody maps are counted nowhere else. Older kernels have no such files for a namespace.
+        try_write(to, "proc/sys/user/max_inotify_instances", "64");
+        let pages = self.memory.map_or(u64::MAX >> 12, |bytes| bytes / 4096);
+        try_write(to, "proc/sys/kernel/shmall", &pages.to_string());
         for name in &self.host.proc_read_only {
             let path = Path::new("proc").join(name);
             let mount = clone_tree(to, &path);
@@ -506,6 +514,29 @@ fn attribute_args(to: &mut Program, mount: Register, block: Data) -> [Arg; 5] {
 
 /// Makes the mount point of something cloned, and attaches it there.
 fn place(to: &mut Tree<'_>, cloned: &Cloned) {
+    make_mount_point(to, cloned);
+    attach(to, cloned.mount, &cloned.target);
+}
+
+/// Attaches a source. Its mount point may lie in a mount that somebody is writing to: no link on the
+/// way there counts.
+fn attach_beneath(to: &mut Program, cloned: &Cloned) {
+    const BENEATH_WITHOUT_LINKS: u64 = 0x08 | 0x04 | 0x02;
+    const ONTO_EMPTY_PATH: u32 = 0x40;
+    let name = cloned.target.display();
+    let path = to.text(cloned.target.as_os_str());
+    // A `struct open_how`: flags, mode, resolve.
+    let flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+    let how = to.words([flags.into(), 0.into(), BENEATH_WITHOUT_LINKS.into()]);
+    let args = [libc::AT_FDCWD.into(), path, how.into(), 24.into()];
+    let point = to.keep(IN, libc::SYS_openat2, args, format!("open the mount point `/{name}`"));
+    let (none, flags) = (to.text(""), MOVE_FROM_EMPTY_PATH | ONTO_EMPTY_PATH);
+    let args = [cloned.mount.into(), none, point.into(), none, flags.into()];
+    to.call(IN, libc::SYS_move_mount, args, format!("mount on `/{name}`"));
+    to.call(IN, libc::SYS_close, [point.into()], "close a directory");
+}
+
+fn make_mount_point(to: &mut Tree<'_>, cloned: &Cloned) {
     let parents: Vec<&Path> = cloned.target.ancestors().skip(1).collect();
     for parent in parents.iter().rev().filter(|parent| **parent != Path::new("")) {
         make_directory(to, parent, 0o755);
@@ -518,7 +549,6 @@ fn place(to: &mut Tree<'_>, cloned: &Cloned) {
             to.try_call(IN, libc::SYS_mknodat, args);
         }
     }
-    attach(to, cloned.mount, &cloned.target);
 }
 
 fn attach(to: &mut Program, mount: Register, target: &Path) {
@@ -551,6 +581,16 @@ fn write_file(to: &mut Program, path: &str, content: &[u8]) {
     }
     to.call(IN, libc::SYS_close, [fd.into()], "close a file");
     to.release(IN, fd);
+}
+
+/// Writes to a file that may not be there, or not take it.
+fn try_write(to: &mut Program, path: &str, content: &str) {
+    let name = to.text(path);
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    let fd = to.try_keep(IN, libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
+    let data = to.data(content.as_bytes());
+    to.try_call(IN, libc::SYS_write, [fd.into(), data.into(), (content.len() as u64).into()]);
+    to.try_call(IN, libc::SYS_close, [fd.into()]);
 }
 
 /// Writes bytes in one call, as files of `/proc` want it.

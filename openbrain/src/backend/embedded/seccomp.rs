@@ -16,12 +16,13 @@ pub(crate) enum Rule {
     DenyValues(i64, u8, &'static [u32], i32),
     /// The call fails unless the low 32 bits of an argument are one of these values.
     AllowValues(i64, u8, &'static [u32], i32),
-    /// `socket(2)` and `socketpair(2)`: some families, no raw sockets, one protocol of netlink.
+    /// `socket(2)` and `socketpair(2)`: some families, of the internet TCP and UDP alone, of netlink
+    /// the interfaces and routes. Other protocols load modules into the kernel.
     Sockets(i64),
 }
 
 use Rule::{AllowValues, Deny, DenyBits, DenyValues, Sockets};
-use libc::{EAFNOSUPPORT, ENOSYS, EPERM};
+use libc::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
 
 /// Namespaces that `clone(2)` could make; the bit of CLONE_NEWTIME is a signal number there.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
@@ -34,8 +35,9 @@ const SET_ID: u32 = 0o6000;
 const DEVICE: u32 = 0o020000;
 
 const IOCTL: i64 = libc::SYS_ioctl;
-/// Keystrokes for the terminal of somebody else (CVE-2017-5226) and the console (CVE-2023-28100).
-const TERMINAL_INJECTION: &[u32] = &[0x5412, 0x541c];
+/// Keystrokes for the terminal of somebody else (CVE-2017-5226), the console (CVE-2023-28100), and
+/// line disciplines, which load modules into the kernel: TIOCSTI, TIOCLINUX, TIOCSETD.
+const TERMINAL_TRICKS: &[u32] = &[0x5412, 0x541c, 0x5423];
 /// The engine's own process in every sandbox.
 const PROCESS_ONE: &[u32] = &[1];
 /// PER_LINUX and PER_LINUX32, each with or without UNAME26, and the query.
@@ -116,7 +118,7 @@ pub(crate) const RULES: &[Rule] = &[
     Deny(libc::SYS_open_by_handle_at, EPERM),
     Sockets(libc::SYS_socket),
     Sockets(libc::SYS_socketpair),
-    DenyValues(IOCTL, 1, TERMINAL_INJECTION, EPERM),
+    DenyValues(IOCTL, 1, TERMINAL_TRICKS, EPERM),
     // Set-user-ID files. `openat2` hides its mode behind a pointer; its users fall back on ENOSYS.
     DenyBits(libc::SYS_fchmod, 1, SET_ID, EPERM),
     DenyBits(libc::SYS_fchmodat, 2, SET_ID, EPERM),
@@ -181,8 +183,10 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const AF_NETLINK: u32 = 16;
 const SOCK_TYPE_MASK: u32 = 0xf;
-const SOCK_RAW: u32 = 3;
-const SOCK_PACKET: u32 = 10;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 const NETLINK_ROUTE: u32 = 0;
 
 /// One instruction of classic BPF (`struct sock_filter`).
@@ -210,8 +214,19 @@ pub(crate) const ALLOW: u32 = 0x7fff_0000;
 pub(crate) const KILL_PROCESS: u32 = 0x8000_0000;
 const ERRNO: u32 = 0x0005_0000;
 
-/// The filter of the command.
-pub(crate) fn filter() -> Vec<Instruction> {
+/// Rules for a sandbox whose limits no control group enforces.
+pub(crate) mod fallback {
+    use super::{Deny, ENOSYS, EPERM, Rule};
+
+    /// Memory in a file that nothing maps is counted nowhere.
+    pub(crate) const NO_HIDDEN_MEMORY: &[Rule] =
+        &[Deny(libc::SYS_memfd_create, ENOSYS), Deny(libc::SYS_memfd_secret, ENOSYS)];
+    /// Affinity is all that holds the processors.
+    pub(crate) const NO_REBINDING: &[Rule] = &[Deny(libc::SYS_sched_setaffinity, EPERM)];
+}
+
+/// The filter of the command; `more` rules take the place of those about the same call.
+pub(crate) fn filter(more: &[Rule]) -> Vec<Instruction> {
     let mut f = Filter::native_only();
     #[cfg(target_arch = "x86_64")]
     {
@@ -220,7 +235,9 @@ pub(crate) fn filter() -> Vec<Instruction> {
     }
     f.jump(code::JUMP_GREATER, LAST_KNOWN, 0, 1);
     f.ret(error(ENOSYS));
-    let mut rules: Vec<&Rule> = RULES.iter().chain(ARCH_RULES).collect();
+    let replaced = |rule: &Rule| more.iter().any(|other| other.number() == rule.number());
+    let base = RULES.iter().chain(ARCH_RULES).filter(|rule| !replaced(rule));
+    let mut rules: Vec<&Rule> = base.chain(more).collect();
     rules.sort_by_key(|rule| rule.number());
     f.0.extend(decide(&rules).0);
     f.0
@@ -387,11 +404,15 @@ impl Filter {
         self.ret(error(EAFNOSUPPORT));
         self.load_argument(1);
         self.push(code::AND, 0, 0, SOCK_TYPE_MASK);
-        for denied in [SOCK_RAW, SOCK_PACKET] {
-            self.jump(code::JUMP_EQUAL, denied, 0, 1);
-            self.ret(error(EPERM));
+        self.jump(code::JUMP_EQUAL, SOCK_STREAM, 2, 0);
+        self.jump(code::JUMP_EQUAL, SOCK_DGRAM, 1, 0);
+        self.ret(error(EPERM));
+        self.load_argument(2);
+        for protocol in [0, IPPROTO_TCP, IPPROTO_UDP] {
+            self.jump(code::JUMP_EQUAL, protocol, 0, 1);
+            self.ret(ALLOW);
         }
-        self.ret(ALLOW);
+        self.ret(error(EPROTONOSUPPORT));
     }
 }
 

@@ -65,6 +65,10 @@ pub(crate) fn open(sandbox: &SandboxSpec) -> Result<Vec<Source>> {
 
 fn open_mount(mount: &Mount) -> Result<Source> {
     let source = open_path(&mount.source, &mount.target, mount.mode, "mount")?;
+    if is_whole_or_own(&source.path) {
+        return Err(Error::invalid(format!("`{}` cannot be mounted", mount.source.display()))
+            .with_remedy("mount a directory of yours, not the system: its /proc is a way out"));
+    }
     if source.kind == Kind::File && mount.target == Path::new(crate::sandbox::WORKSPACE) {
         let path = mount.source.display();
         return Err(Error::invalid(format!("mount source `{path}` is not a directory"))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     host::{Identity, Kind},
     root::write,
-    seccomp::{self, Instruction},
+    seccomp::{self, Instruction, Rule},
 };
 use crate::backend::helper::{Arg, Data, Program, Register, Section, wire};
 
@@ -197,8 +197,8 @@ pub(crate) fn landlock_restrict(to: &mut Program, rules: Register) {
 }
 
 /// Puts the system call filter in force for the command.
-pub(crate) fn filter_command(to: &mut Program) {
-    install_filter(to, Section::Command, &seccomp::filter());
+pub(crate) fn filter_command(to: &mut Program, more: &[Rule]) {
+    install_filter(to, Section::Command, &seccomp::filter(more));
 }
 
 /// Process 1 needs very little from here on.
