@@ -49,7 +49,7 @@ fn evaluate(program: &[Instruction], data: &[u32; 16]) -> Verdict {
 }
 
 fn verdict(number: u32, args: [u64; 6]) -> Verdict {
-    static FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(filter);
+    static FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(|| filter(&[]));
     evaluate(&FILTER, &data(AUDIT_ARCH, number, args))
 }
 
@@ -286,4 +286,15 @@ fn process_one_cannot_be_limited() {
             assert_eq!(action(call, args), expected, "call {call} pid {pid}");
         }
     }
+}
+
+#[test]
+fn further_rules_take_the_place_of_others() {
+    let more = [super::fallback::NO_HIDDEN_MEMORY, super::fallback::NO_REBINDING].concat();
+    let program = filter(&more);
+    let verdict = |call: i64| evaluate(&program, &data(AUDIT_ARCH, call as u32, [0; 6])).action;
+    assert_eq!(verdict(libc::SYS_memfd_create), error(libc::ENOSYS));
+    assert_eq!(verdict(libc::SYS_sched_setaffinity), error(libc::EPERM));
+    assert_eq!(verdict(libc::SYS_mount), error(libc::EPERM));
+    assert_eq!(verdict(libc::SYS_read), ALLOW);
 }
