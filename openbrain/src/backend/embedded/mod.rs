@@ -8,6 +8,7 @@ mod cgroup;
 mod etc;
 mod host;
 mod limits;
+mod mounts;
 mod probe;
 mod root;
 mod seccomp;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     host::{Identity, Kind},
-    root::write,
+    mounts::write,
     seccomp::{self, Instruction, Rule},
 };
 use crate::backend::helper::{Arg, Data, Program, Register, Section, wire};
