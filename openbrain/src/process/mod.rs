@@ -74,6 +74,8 @@ pub struct Process {
     /// Feeds [`Stdin::Bytes`]; ends with the process.
     feeder: Option<JoinHandle<()>>,
     streams: [Option<Box<dyn AsyncRead + Send + Unpin>>; 2],
+    /// The stream that is asked first: they take turns, so that neither hides the other.
+    turn: Stream,
     buffer: Box<[u8]>,
     requests: mpsc::Sender<Request>,
     ending: Option<oneshot::Receiver<Result<Ending>>>,
@@ -110,6 +112,15 @@ enum Stream {
     Stderr = 1,
 }
 
+impl Stream {
+    fn other(self) -> Self {
+        match self {
+            Self::Stdout => Self::Stderr,
+            Self::Stderr => Self::Stdout,
+        }
+    }
+}
+
 impl Process {
     /// Puts a started command under supervision.
     pub(crate) fn start(running: Running, spec: &Spec) -> Self {
@@ -142,6 +153,7 @@ impl Process {
             stdin,
             feeder,
             streams: [stdout, stderr],
+            turn: Stream::Stdout,
             buffer: vec![0; CHUNK].into_boxed_slice(),
             requests,
             ending: Some(ending),
@@ -234,36 +246,48 @@ impl Process {
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
-        loop {
-            if !self.drained_enough() {
-                for stream in [Stream::Stdout, Stream::Stderr] {
-                    if let Poll::Ready(n) = self.poll_read(stream, cx) {
-                        return Poll::Ready(Ok(Step::Read(stream, n)));
-                    }
+        // The end is learnt though a stream never pauses: its bytes still come first.
+        self.poll_ending(cx)?;
+        if !self.drained_enough() {
+            for stream in [self.turn, self.turn.other()] {
+                if let Poll::Ready(n) = self.poll_read(stream, cx) {
+                    self.turn = stream.other();
+                    return Poll::Ready(Ok(Step::Read(stream, n)));
                 }
             }
-            if let Some(ending) = &mut self.ending {
-                let result = std::task::ready!(Pin::new(ending).poll(cx));
-                self.ending = None;
-                self.ended = Some(result.unwrap_or_else(|_| Err(lost()))?);
-                self.drain =
-                    Some(Drain { until: Box::pin(sleep_until(Instant::now() + DRAIN)), read: 0 });
-                continue;
-            }
-            if self.streams.iter().all(Option::is_none) {
-                return Poll::Ready(Ok(Step::Ended));
-            }
+        }
+        if self.ending.is_some() {
+            return Poll::Pending;
+        }
+        if self.streams.iter().any(Option::is_some) {
             let Some(drain) = &mut self.drain else {
                 return Poll::Ready(Err(lost()));
             };
             std::task::ready!(drain.until.as_mut().poll(cx));
             self.streams = [None, None];
         }
+        Poll::Ready(Ok(Step::Ended))
     }
 
-    /// Whether a background process that writes on and on has had its time.
+    /// Learns of the end of the command, and gives its streams some more time.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        let Some(ending) = &mut self.ending else { return Ok(()) };
+        if let Poll::Ready(result) = Pin::new(ending).poll(cx) {
+            self.ending = None;
+            self.ended = Some(result.unwrap_or_else(|_| Err(lost()))?);
+            let until = Box::pin(sleep_until(Instant::now() + DRAIN));
+            self.drain = Some(Drain { until, read: 0 });
+        }
+        Ok(())
+    }
+
+    /// Whether a background process that writes on and on has had its time. The timer itself knows
+    /// only once it was polled.
     fn drained_enough(&self) -> bool {
-        self.drain.as_ref().is_some_and(|d| d.until.is_elapsed() && d.read > 2 * PIPE_CAPACITY)
+        let over = |drain: &Drain| {
+            drain.until.deadline() <= Instant::now() && drain.read > 2 * PIPE_CAPACITY
+        };
+        self.drain.as_ref().is_some_and(over)
     }
 
     /// Reads what a stream has; a stream at its end, or broken, is closed.

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use openbrain::{Output, Status};
+use openbrain::{Event, Output, Status};
 
-use crate::support::{Fixture, Leash, UP};
+use crate::{
+    streams::{PIPE, dawdle},
+    support::{Fixture, Leash, UP},
+};
 
 /// Runs a script that leaves `survivor` behind once that is up, holding every pipe.
 async fn leave(f: &Fixture, survivor: &str) -> (Output, Leash) {
@@ -33,6 +36,20 @@ pub(crate) async fn a_survivor_that_writes_does_not_hold_the_result(f: &Fixture)
     let (_, mut leash) = leave(f, "yes").await;
     // Nobody reads what it writes; that ends it.
     leash.released().await;
+}
+
+/// One that writes faster than anybody reads: the pipe is never empty.
+pub(crate) async fn a_survivor_that_never_pauses_does_not_hide_the_end(f: &Fixture) {
+    let mut process = f.spawn(f.shell("yes & exit 3")).await;
+    for _ in 0..2 * PIPE / 65536 * 2 {
+        dawdle(f).await;
+        match process.next_event().await.unwrap() {
+            Some(Event::Stdout(_)) => {}
+            Some(Event::Ended(output)) => return assert_eq!(output.status, Status::Exited(3)),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("the end was not told");
 }
 
 pub(crate) async fn what_a_sandbox_leaves_running_ends_with_it(f: &Fixture) {

@@ -97,6 +97,7 @@ macro_rules! cases_of_every_place {
                 streams_have_a_limit_each,
                 a_closed_output_is_not_the_end,
                 a_slow_reader_slows_the_command,
+                a_busy_output_does_not_hide_the_errors,
             ;
             stdin:
                 nothing_is_end_of_file_at_once,
@@ -236,6 +237,7 @@ mod direct {
         background:
             a_background_process_survives,
             a_survivor_that_writes_does_not_hold_the_result,
+            a_survivor_that_never_pauses_does_not_hide_the_end,
         ;
         mounts:
             a_mount_needs_a_sandbox,

@@ -178,6 +178,21 @@ pub(crate) async fn a_slow_reader_slows_the_command(f: &Fixture) {
     assert!(output.success() && output.stdout.bytes.is_empty());
 }
 
+/// Whatever standard output says, standard error is heard too.
+pub(crate) async fn a_busy_output_does_not_hide_the_errors(f: &Fixture) {
+    let mut process = f.spawn(f.shell("yes & echo err >&2; wait")).await;
+    for _ in 0..20 {
+        // Until the pipe is full again.
+        dawdle(f).await;
+        match process.next_event().await.unwrap() {
+            Some(Event::Stdout(_)) => {}
+            Some(Event::Stderr(bytes)) => return assert_eq!(bytes, b"err\n"),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("standard error was not heard");
+}
+
 async fn next_length(process: &mut Process) -> usize {
     match process.next_event().await.unwrap() {
         Some(Event::Stdout(bytes)) => bytes.len(),
@@ -186,7 +201,7 @@ async fn next_length(process: &mut Process) -> usize {
 }
 
 /// Lets other commands run, from start to end: time in which a command could do much.
-async fn dawdle(f: &Fixture) {
+pub(crate) async fn dawdle(f: &Fixture) {
     for _ in 0..3 {
         f.run(f.shell("head -c 1048576 /dev/zero | tail -c 1")).await;
     }
