@@ -186,7 +186,7 @@ pub(crate) struct OutputArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
-    /// Read this settings file instead of the project's and the user's.
+    /// Read this settings file instead of the project's; it may loosen what the user's own says.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Engine of sandboxes: auto, embedded or opensandbox.

@@ -13,7 +13,7 @@ use tokio::{runtime, time::sleep};
 use crate::{
     args::{Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, SettingsArgs, SurroundingsArgs},
     config,
-    console::{print_json, print_yaml, say},
+    console::{json_line, print_json, print_yaml, say},
     env, exit,
     failure::{Failure, Result},
     program::{self, absolute},
@@ -141,7 +141,8 @@ async fn pass_on(
 ) -> Result<Output> {
     if args.json {
         let output = stream::collect(process, signals).await?;
-        return print_json(&output).map(|()| output);
+        stream::print(json_line(&output)?, signals).await?;
+        return Ok(output);
     }
     let form = if args.events { Form::Records(Recorder::default()) } else { Form::Plain };
     stream::copy(process, form, signals, spec.timeout).await

@@ -99,12 +99,22 @@ fn read_file(file: &Path) -> Result<String> {
     })
 }
 
+/// The longest program on standard input; anything above is data by mistake.
+const MAX_PROGRAM: u64 = 64 << 20;
+
 fn read_stdin() -> Result<String> {
     let mut source = String::new();
     io::stdin()
         .lock()
+        .take(MAX_PROGRAM + 1)
         .read_to_string(&mut source)
         .map_err(|e| Failure::system("cannot read a program from standard input", e))?;
+    if source.len() as u64 > MAX_PROGRAM {
+        return Err(Failure::usage(
+            "the program on standard input is longer than 64 MiB",
+            "give the command first, and data on standard input",
+        ));
+    }
     if source.trim().is_empty() {
         return Err(Failure::usage(
             "no command was given, and standard input has no program",
@@ -115,8 +125,13 @@ fn read_stdin() -> Result<String> {
 }
 
 /// A path as the library wants it, whatever the working directory is later.
+///
+/// One with `..` is resolved by the file system, because a link before the `..` changes where it
+/// leads.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    path::absolute(path).map_err(|e| {
+    let climbs = path.components().any(|part| part == path::Component::ParentDir);
+    let absolute = if climbs { path.canonicalize() } else { path::absolute(path) };
+    absolute.map_err(|e| {
         Failure::system(format_args!("cannot resolve the path `{}`", path.display()), e)
     })
 }

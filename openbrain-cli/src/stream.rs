@@ -95,6 +95,13 @@ pub(crate) async fn collect(process: Process, signals: &mut Signals) -> Result<O
     }
 }
 
+/// Writes a text, as the output of a command is written: a reader that stalls stops nobody's signals.
+pub(crate) async fn print(text: String, signals: &mut Signals) -> Result<()> {
+    let mut writer = Writer::start();
+    writer.push(Chunk::Out(text.into_bytes()));
+    flush(writer, signals, None).await
+}
+
 /// Waits until everything is written, but not beyond the limit of a command that did not end by
 /// itself, and only until the next signal.
 async fn flush(writer: Writer, signals: &mut Signals, limit: Option<Instant>) -> Result<()> {

@@ -297,6 +297,9 @@ fn execute(plan: &Plan, call: &Call) -> isize {
         pseudo::PARK => {
             let child = syscall!(number::CLONE, args[0] | SIGCHLD, 0, 0, 0, 0);
             if child == 0 {
+                const SET_PARENT_DEATH_SIGNAL: usize = 1;
+                syscall!(number::PRCTL, SET_PARENT_DEATH_SIGNAL, SIGKILL);
+                syscall!(number::CLOSE_RANGE, 0, u32::MAX, 0);
                 loop {
                     syscall!(number::PPOLL, 0, 0, 0, 0, 0);
                 }

@@ -165,7 +165,8 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        // The message already tells the cause itself; what is behind that is not told yet.
+        self.0.source.as_deref().and_then(StdError::source)
     }
 }
 

@@ -15,7 +15,8 @@ pub enum Event {
     Stdout(Vec<u8>),
     /// Bytes of standard error, as they came.
     Stderr(Vec<u8>),
-    /// The command ended. The streams of this result are empty: their bytes were events.
+    /// The command ended. The streams of this result hold no bytes, which were events, but their
+    /// totals.
     Ended(Box<Output>),
 }
 

@@ -1,6 +1,10 @@
 //! The request: one command and how to run it, as plain data.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Component, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemars::JsonSchema;
@@ -44,7 +48,7 @@ pub struct Exec {
     /// Seconds until the command and all its processes are killed, or a text such as `10m`.
     /// Absent: `security.sandbox.timeout_seconds` in a sandbox, none outside.
     #[serde(default, with = "serde_seconds", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<f64>")]
+    #[schemars(with = "Option<serde_seconds::Seconds>")]
     pub timeout: Option<Duration>,
     /// Working directory. Absent: `/workspace` in a sandbox, the caller's own outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -268,8 +272,12 @@ impl Exec {
         if let Some(path) = paths.find(|p| p.as_os_str().as_encoded_bytes().contains(&0)) {
             return Err(Error::invalid(format!("path {path:?} has a NUL byte")));
         }
-        if let Some(path) = self.expose.iter().find(|path| !path.is_absolute()) {
-            return Err(Error::invalid(format!("exposed path {path:?} is not absolute")));
+        let plain = |path: &&PathBuf| {
+            path.is_absolute() && !path.components().any(|c| c == Component::ParentDir)
+        };
+        if let Some(path) = self.expose.iter().find(|path| !plain(path)) {
+            let message = format!("exposed path {path:?} is not absolute, or has `..`");
+            return Err(Error::invalid(message));
         }
         self.mounts.iter().try_for_each(|mount| mount.clone().checked().map(drop))
     }

@@ -35,6 +35,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::unwrap_used)]
 
+mod check;
 mod error;
 mod event;
 mod units;
@@ -49,13 +50,14 @@ mod spec;
 
 mod process;
 
-pub mod backend;
+mod backend;
 
 mod doctor;
 mod engine;
 
 pub use self::{
-    doctor::{Check, CheckStatus, Report, doctor},
+    check::{Check, CheckStatus},
+    doctor::{Report, doctor},
     engine::Engine,
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},

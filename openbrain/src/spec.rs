@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A request with every default filled in and the settings' policy applied: what a
-/// [`Backend`](crate::backend::Backend) runs, and what `--dry-run` prints.
+/// place runs, and what `--dry-run` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spec {
     /// Where the command runs.

@@ -97,11 +97,12 @@ pub(crate) fn nearest<'a>(
 pub(crate) mod serde_seconds {
     use std::time::Duration;
 
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-    #[derive(Deserialize)]
+    #[derive(Deserialize, JsonSchema)]
     #[serde(untagged)]
-    enum Seconds {
+    pub(crate) enum Seconds {
         Number(f64),
         Text(String),
     }
@@ -131,11 +132,12 @@ pub(crate) mod serde_seconds {
 
 /// Serde for a size in bytes: a number, or a text as [`parse_size`] reads it.
 pub(crate) mod serde_size {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-    #[derive(Deserialize)]
+    #[derive(Deserialize, JsonSchema)]
     #[serde(untagged)]
-    enum Size {
+    pub(crate) enum Size {
         Number(u64),
         Text(String),
     }

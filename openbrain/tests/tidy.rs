@@ -30,15 +30,21 @@ const KNOWN_DUPLICATES: [&str; 0] = [];
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 8] = [
-    ("error", &["exec", "output", "settings", "process", "backend", "engine"]),
-    ("units", &["exec", "output", "settings", "process", "backend", "engine"]),
-    ("sandbox", &["exec", "output", "settings", "process", "backend", "engine"]),
-    ("exec", &["settings", "process", "backend", "engine"]),
-    ("settings", &["process", "backend", "engine"]),
-    ("process", &["settings", "engine", "backend::direct", "backend::embedded"]),
-    ("backend/direct", &["settings", "process", "engine", "backend::embedded"]),
-    ("backend/embedded", &["settings", "process", "engine", "backend::direct"]),
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 14] = [
+    ("error", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
+    ("units", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
+    ("check", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
+    ("sandbox", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
+    ("exec", &["settings", "process", "backend", "engine", "doctor"]),
+    ("script", &["exec", "settings", "process", "backend", "engine", "doctor"]),
+    ("output", &["exec", "settings", "process", "backend", "engine", "doctor"]),
+    ("event", &["exec", "settings", "process", "backend", "engine", "doctor"]),
+    ("spec", &["settings", "process", "backend", "engine", "doctor"]),
+    ("settings", &["process", "backend", "engine", "doctor"]),
+    ("process", &["settings", "engine", "doctor", "backend::direct", "backend::embedded"]),
+    ("backend/helper", &["settings", "process", "engine", "doctor", "backend::embedded"]),
+    ("backend/direct", &["settings", "process", "engine", "doctor", "backend::embedded"]),
+    ("backend/embedded", &["settings", "process", "engine", "doctor", "backend::direct"]),
 ];
 
 /// The longest a source file may be without its tests.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::fd::AsFd};
 
 use super::{
     Backend, BoxFuture, Running,
-    helper::{self, CommandPlan, Guarded, Program, Section, wire},
+    helper::{self, CommandPlan, Guarded, Handles, Program, Section, wire},
 };
 use crate::{
     error::{Error, Result},
@@ -26,7 +26,7 @@ impl Backend for Direct {
 async fn spawn(spec: &Spec) -> Result<Running> {
     let (ends, streams) = match spec.tty {
         Some(size) => helper::open_terminal(size)?,
-        None => helper::open(&spec.stdin)?,
+        None => helper::open(&spec.stdin, Handles::Any)?,
     };
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A future on the heap, as traits with async verbs need it.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A place to run commands.
 ///
@@ -31,34 +31,34 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - Dropping the future or the [`Running`] value kills the whole tree and removes the sandbox,
 ///   without the runtime's help.
 /// - The deadline, cancellation and output limits are not the backend's business.
-pub trait Backend: fmt::Debug + Send + Sync {
+pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// Starts the command of `spec`.
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>>;
 }
 
 /// A command that has started.
-pub struct Running {
+pub(crate) struct Running {
     /// Where it runs.
-    pub backend: BackendName,
+    pub(crate) backend: BackendName,
     /// The sandbox's name, where sandboxes have one.
-    pub sandbox_id: Option<String>,
+    pub(crate) sandbox_id: Option<String>,
     /// What is enforced around it.
-    pub isolation: Isolation,
+    pub(crate) isolation: Isolation,
     /// What the caller should know.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// The write end of its standard input, for [`Stdin::Bytes`](crate::Stdin::Bytes) and
     /// [`Stdin::Pipe`](crate::Stdin::Pipe).
-    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub(crate) stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// Its standard output.
-    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(crate) stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Its standard error; none on a pseudo-terminal.
-    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(crate) stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The way to influence it and to learn its end.
-    pub control: Box<dyn Control>,
+    pub(crate) control: Box<dyn Control>,
 }
 
 /// Influence over a running command.
-pub trait Control: Send {
+pub(crate) trait Control: Send {
     /// Carries out an order. A command that has ended meanwhile is no error.
     fn order(&mut self, order: Order);
 
@@ -70,7 +70,7 @@ pub trait Control: Send {
 
 /// What can be done to a running command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Send a signal to the command's process group.
     Signal(i32),
     /// Ask the command to end, by TERM to its process group; when it does, kill whatever it left.
@@ -83,15 +83,15 @@ pub enum Order {
 
 /// How a command ended, as its backend saw it.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exited or signaled: a deadline is the supervision's knowledge.
-    pub status: Status,
+    pub(crate) status: Status,
     /// What it used.
-    pub resources: Resources,
+    pub(crate) resources: Resources,
     /// What its sandbox refused.
-    pub denials: Vec<Denial>,
+    pub(crate) denials: Vec<Denial>,
     /// What the caller should know.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl fmt::Debug for Running {

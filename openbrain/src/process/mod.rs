@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, Sleep, sleep_until},
 };
@@ -22,7 +22,7 @@ use tokio::{
 pub use self::stdin::ChildStdin;
 use self::{
     capture::Capture,
-    supervise::{Ending, Request},
+    supervise::{Ending, Inbox, Urgency},
 };
 use crate::{
     backend::{Order, Running},
@@ -77,7 +77,9 @@ pub struct Process {
     /// The stream that is asked first: they take turns, so that neither hides the other.
     turn: Stream,
     buffer: Box<[u8]>,
-    requests: mpsc::Sender<Request>,
+    handle: Handle,
+    /// Bytes read so far.
+    totals: [u64; 2],
     ending: Option<oneshot::Receiver<Result<Ending>>>,
     ended: Option<Ending>,
     drain: Option<Drain>,
@@ -135,7 +137,9 @@ impl Process {
             control,
         } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
-        let (requests, inbox) = mpsc::channel(ORDERS);
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let (urgency, wanted) = watch::channel(Urgency::None);
+        let inbox = Inbox { orders: inbox, urgency: wanted };
         let (report, ending) = oneshot::channel();
         let supervision =
             supervise::supervise(control, Instant::now(), spec.timeout, inbox, report);
@@ -155,7 +159,8 @@ impl Process {
             streams: [stdout, stderr],
             turn: Stream::Stdout,
             buffer: vec![0; CHUNK].into_boxed_slice(),
-            requests,
+            handle: Handle { orders, urgency },
+            totals: [0; 2],
             ending: Some(ending),
             ended: None,
             drain: None,
@@ -176,7 +181,8 @@ impl Process {
             Step::Read(Stream::Stdout, n) => Event::Stdout(self.buffer[..n].to_vec()),
             Step::Read(Stream::Stderr, n) => Event::Stderr(self.buffer[..n].to_vec()),
             Step::Ended => {
-                Event::Ended(Box::new(self.output([Captured::default(), Captured::default()])))
+                let streamed = |total| Captured { total, ..Captured::default() };
+                Event::Ended(Box::new(self.output(self.totals.map(streamed))))
             }
         }))
     }
@@ -203,22 +209,22 @@ impl Process {
 
     /// A handle that can signal and end this process from elsewhere.
     pub fn handle(&self) -> Handle {
-        Handle { requests: self.requests.clone() }
+        self.handle.clone()
     }
 
     /// Sends a signal to the command's process group. The result then says what came of it.
     pub fn signal(&self, signal: i32) {
-        self.handle().signal(signal);
+        self.handle.signal(signal);
     }
 
     /// Ends the command: TERM, half a second later KILL to every process. The result is `cancelled`.
     pub fn cancel(&self) {
-        self.handle().cancel();
+        self.handle.cancel();
     }
 
     /// Kills every process of the command at once. The result is `cancelled`.
     pub fn kill(&self) {
-        self.handle().kill();
+        self.handle.kill();
     }
 
     /// Name of this execution, unique and unguessable.
@@ -302,6 +308,7 @@ impl Process {
             self.streams[stream as usize] = None;
             return Poll::Pending;
         }
+        self.totals[stream as usize] += n as u64;
         if let Some(drain) = &mut self.drain {
             drain.read += n as u64;
         }
@@ -333,38 +340,47 @@ impl Process {
 /// Influence over a [`Process`] from another task. It does not keep the process alive.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    requests: mpsc::Sender<Request>,
+    orders: mpsc::Sender<Order>,
+    urgency: watch::Sender<Urgency>,
 }
 
 impl Handle {
     /// Sends a signal to the command's process group.
     pub fn signal(&self, signal: i32) {
-        self.send(Request::Order(Order::Signal(signal)));
+        self.send(Order::Signal(signal));
     }
 
     /// Ends the command: TERM, half a second later KILL to every process.
     pub fn cancel(&self) {
-        self.send(Request::Cancel);
+        self.want(Urgency::Cancel);
     }
 
     /// Kills every process of the command at once.
     pub fn kill(&self) {
-        self.send(Request::Kill);
+        self.want(Urgency::Kill);
     }
 
     /// Waits until the supervision of the command has ended, whether or not its output was read.
     pub async fn ended(&self) {
-        self.requests.closed().await;
+        self.orders.closed().await;
     }
 
     /// Changes the size of the pseudo-terminal.
     pub fn resize(&self, size: TerminalSize) {
-        self.send(Request::Order(Order::Resize(size)));
+        self.send(Order::Resize(size));
     }
 
-    /// A full queue drops the request: sixteen unread orders mean that the end is near anyway.
-    fn send(&self, request: Request) {
-        let _ = self.requests.try_send(request);
+    /// A full queue drops the order: somebody sends signals faster than the command can take them.
+    fn send(&self, order: Order) {
+        let _ = self.orders.try_send(order);
+    }
+
+    fn want(&self, more: Urgency) {
+        self.urgency.send_if_modified(|urgency| {
+            let raised = more > *urgency;
+            *urgency = more.max(*urgency);
+            raised
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
@@ -16,18 +16,18 @@ use crate::{
 /// Time between TERM and KILL.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Time for a backend to confirm a KILL. With [`GRACE`] it keeps the promise that a call returns
-/// within a second of its deadline.
-const CONFIRM: Duration = Duration::from_millis(400);
+/// Time for a backend to confirm a KILL. With [`GRACE`] and the time for draining the streams
+/// (`DRAIN`, 100 ms) it keeps the promise that a call returns within a second of its deadline.
+const CONFIRM: Duration = Duration::from_millis(300);
 
-/// What the owner of a process asks of the supervision.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// An order for the backend as it is.
-    Order(Order),
-    /// End the command gently, then by force.
+/// How much its owner wants a command to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// Not at all.
+    None,
+    /// Gently, then by force.
     Cancel,
-    /// End the command by force.
+    /// By force.
     Kill,
 }
 
@@ -66,43 +66,53 @@ enum Timer {
     GiveUp(Instant),
 }
 
+/// What an owner can ask for, on its way to the supervision.
+pub(super) struct Inbox {
+    /// Orders for the backend as they are.
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// How much the command is wanted to end. Never lost, however many orders wait.
+    pub(super) urgency: watch::Receiver<Urgency>,
+}
+
 /// Watches one command until it has ended, and reports its end.
 ///
-/// When the owner goes away without having asked for anything, the command is killed.
+/// When nobody waits for the report any more, the command is killed, whoever may still hold a
+/// handle to it.
 pub(super) async fn supervise(
-    mut control: Box<dyn Control>,
+    control: Box<dyn Control>,
     started: Instant,
     timeout: Option<Duration>,
-    mut inbox: mpsc::Receiver<Request>,
-    report: oneshot::Sender<Result<Ending>>,
+    mut inbox: Inbox,
+    mut report: oneshot::Sender<Result<Ending>>,
 ) {
-    let mut verdict = None;
-    let mut timer = timeout.map_or(Timer::Never, |t| Timer::Deadline(started + t));
+    let timer = timeout.map_or(Timer::Never, |t| Timer::Deadline(started + t));
+    let mut s = Supervision { control, verdict: None, timer };
     let mut owned = true;
     let ended = loop {
         tokio::select! {
             biased;
-            ended = control.ended() => break ended,
-            request = inbox.recv(), if owned => match request {
-                Some(Request::Order(order)) => control.order(order),
-                Some(Request::Cancel) => timer = terminate(&mut *control, &mut verdict, Status::Cancelled),
-                Some(Request::Kill) => timer = kill(&mut *control, &mut verdict, Status::Cancelled),
-                None => {
-                    owned = false;
-                    timer = kill(&mut *control, &mut verdict, Status::Cancelled);
-                }
+            ended = s.control.ended() => break ended,
+            () = report.closed(), if owned => {
+                owned = false;
+                s.kill(Status::Cancelled);
+            }
+            Ok(()) = inbox.urgency.changed() => match *inbox.urgency.borrow_and_update() {
+                Urgency::None => {}
+                Urgency::Cancel => s.terminate(Status::Cancelled),
+                Urgency::Kill => s.kill(Status::Cancelled),
             },
-            () = fires(timer) => match timer {
+            Some(order) = inbox.orders.recv() => s.control.order(order),
+            () = fires(s.timer) => match s.timer {
                 Timer::Never => {}
-                Timer::Deadline(_) => timer = terminate(&mut *control, &mut verdict, Status::TimedOut),
-                Timer::Kill(_) => timer = kill(&mut *control, &mut verdict, Status::Cancelled),
-                Timer::GiveUp(_) => break Ok(unconfirmed(verdict)),
+                Timer::Deadline(_) => s.terminate(Status::TimedOut),
+                Timer::Kill(_) => s.kill(Status::Cancelled),
+                Timer::GiveUp(_) => break Ok(unconfirmed()),
             },
         }
     };
     let duration = started.elapsed();
     let ending = ended.map(|Ended { status, resources, denials, warnings }| Ending {
-        status: verdict.unwrap_or(status),
+        status: s.verdict.unwrap_or(status),
         duration,
         resources,
         denials,
@@ -112,6 +122,34 @@ pub(super) async fn supervise(
     let _ = report.send(ending);
 }
 
+/// A command under supervision.
+struct Supervision {
+    control: Box<dyn Control>,
+    /// Why it was told to end; the first reason counts.
+    verdict: Option<Status>,
+    timer: Timer,
+}
+
+impl Supervision {
+    /// Asks the command to end. Asking again does not give it more time.
+    fn terminate(&mut self, why: Status) {
+        self.verdict.get_or_insert(why);
+        if matches!(self.timer, Timer::Never | Timer::Deadline(_)) {
+            self.control.order(Order::Terminate);
+            self.timer = Timer::Kill(Instant::now() + GRACE);
+        }
+    }
+
+    /// Kills everything, once.
+    fn kill(&mut self, why: Status) {
+        self.verdict.get_or_insert(why);
+        if !matches!(self.timer, Timer::GiveUp(_)) {
+            self.control.order(Order::Kill);
+            self.timer = Timer::GiveUp(Instant::now() + CONFIRM);
+        }
+    }
+}
+
 async fn fires(timer: Timer) {
     match timer {
         Timer::Never => std::future::pending().await,
@@ -119,22 +157,9 @@ async fn fires(timer: Timer) {
     }
 }
 
-/// Asks the command to end; the first reason given is the one reported.
-fn terminate(control: &mut dyn Control, verdict: &mut Option<Status>, why: Status) -> Timer {
-    verdict.get_or_insert(why);
-    control.order(Order::Terminate);
-    Timer::Kill(Instant::now() + GRACE)
-}
-
-fn kill(control: &mut dyn Control, verdict: &mut Option<Status>, why: Status) -> Timer {
-    verdict.get_or_insert(why);
-    control.order(Order::Kill);
-    Timer::GiveUp(Instant::now() + CONFIRM)
-}
-
-fn unconfirmed(verdict: Option<Status>) -> Ended {
+fn unconfirmed() -> Ended {
     Ended {
-        status: verdict.unwrap_or(Status::Cancelled),
+        status: Status::Cancelled,
         resources: Resources::default(),
         denials: Vec::new(),
         warnings: vec!["the kill was not confirmed in time; processes may still be ending".into()],

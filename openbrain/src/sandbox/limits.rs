@@ -15,7 +15,7 @@ use crate::{
 pub struct Limits {
     /// Memory of all processes together, in bytes.
     #[serde(with = "serde_size", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<SizeOrText>")]
+    #[schemars(with = "Option<serde_size::Size>")]
     pub memory: Option<u64>,
     /// Processors, as a number that may have a fraction: 1.5.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,24 +25,15 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Everything written inside the sandbox outside of mounts, in bytes.
     #[serde(with = "serde_size", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<SizeOrText>")]
+    #[schemars(with = "Option<serde_size::Size>")]
     pub disk: Option<u64>,
     /// Open file descriptors of one process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u64>,
     /// Output kept in a collected result, in bytes for each stream. Streaming is never limited.
     #[serde(with = "serde_size", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<SizeOrText>")]
+    #[schemars(with = "Option<serde_size::Size>")]
     pub output: Option<u64>,
-}
-
-/// How a size is written in JSON and YAML, for the schema.
-#[derive(JsonSchema)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "only its schema is used")]
-enum SizeOrText {
-    Bytes(u64),
-    Text(String),
 }
 
 impl Limits {
@@ -66,6 +57,10 @@ impl Limits {
         at_least("disk", *disk, 64 << 10, "64KiB")?;
         at_least("pids", *pids, 2, "2")?;
         at_least("open_files", *open_files, 8, "8")?;
+        // The kernel's own bound on process ids (PID_MAX_LIMIT).
+        if pids.is_some_and(|pids| pids > 4_194_303) {
+            return Err(Error::invalid("limit `pids` is above 4194303"));
+        }
         match cpus {
             Some(cpus) if !(0.01..=4096.0).contains(cpus) => {
                 Err(Error::invalid(format!("limit `cpus` is {cpus}, not between 0.01 and 4096")))

@@ -1,12 +1,13 @@
 //! Host directories inside a sandbox.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ pub const WORKSPACE: &str = "/workspace";
 ///
 /// As text: `PATH` (at `/workspace`, read-write, and the working directory) or
 /// `SRC:DST[:ro|rw|overlay]`. In JSON and YAML the text form or an object with the same fields.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mount {
     /// Host path. A relative one is taken from the caller's working directory.
     pub source: PathBuf,
@@ -140,31 +141,47 @@ impl fmt::Display for Mount {
     }
 }
 
+/// A [`Mount`] as JSON and YAML write it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected `SRC:DST[:mode]` or {source, target, mode}")]
+enum Form {
+    Text(String),
+    Fields(Fields),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    source: PathBuf,
+    #[serde(default = "workspace")]
+    target: PathBuf,
+    #[serde(default)]
+    mode: MountMode,
+}
+
+fn workspace() -> PathBuf {
+    WORKSPACE.into()
+}
+
 impl<'de> Deserialize<'de> for Mount {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Fields {
-            source: PathBuf,
-            #[serde(default = "workspace")]
-            target: PathBuf,
-            #[serde(default)]
-            mode: MountMode,
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected `SRC:DST[:mode]` or {source, target, mode}")]
-        enum Form {
-            Text(String),
-            Fields(Fields),
-        }
-        fn workspace() -> PathBuf {
-            WORKSPACE.into()
-        }
         let mount = match Form::deserialize(from)? {
             Form::Text(text) => text.parse(),
-            Form::Fields(f) => Self::new(f.source, f.target, f.mode).checked(),
+            Form::Fields(Fields { source, target, mode }) => {
+                Self::new(source, target, mode).checked()
+            }
         };
         mount.map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Mount {
+    fn schema_name() -> Cow<'static, str> {
+        "Mount".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Form::json_schema(generator)
     }
 }
 

@@ -975,3 +975,28 @@ fn mount_sources_that_are_no_directories_of_the_callers_are_errors() {
     assert!(error.to_string().contains("cannot be used"), "{error} {ENOTDIR}");
     place.assert_outside_unchanged();
 }
+
+/// A host file on standard input is content, not a handle: it could be opened again for writing.
+#[test]
+fn input_is_no_handle_of_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("input");
+    fs::write(&path, "content").unwrap();
+    let script = "cat; echo changed > /proc/self/fd/0; ls -l /proc/self/fd/0";
+    let exec = openbrain::Exec::new(script).sandbox().stdin(openbrain::Stdin::File(path.clone()));
+    let output = crate::host::run(exec);
+    assert!(output.stdout_text().starts_with("content"), "{output:?}");
+    assert!(output.stdout_text().contains("pipe:"), "{output:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "content");
+    let refused = |path: &Path| {
+        let stdin = openbrain::Stdin::File(path.to_owned());
+        crate::host::engine()
+            .run_blocking(openbrain::Exec::new("true").sandbox().stdin(stdin))
+            .unwrap_err()
+    };
+    assert_eq!(refused(directory.path()).kind(), ErrorKind::InvalidRequest);
+    // A named pipe without a writer would make the caller wait for ever.
+    let fifo = directory.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    assert_eq!(refused(&fifo).kind(), ErrorKind::InvalidRequest);
+}

@@ -2,7 +2,8 @@
 
 use std::{sync::mpsc, thread, time::Instant};
 
-use openbrain::{ErrorKind, Exec, Process, Status};
+use openbrain::{ErrorKind, Exec, Process, Status, Stdin};
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     support::{Fixture, Leash, UP, runtime, until},
@@ -45,6 +46,47 @@ pub(crate) async fn dropping_the_process_leaves_nothing(f: &Fixture) {
         drop(process);
         leash.released().await;
     }
+}
+
+/// A handle does not keep its process alive.
+pub(crate) async fn dropping_the_process_beside_a_handle_leaves_nothing(f: &Fixture) {
+    let (process, mut leash) = grow(f, &trees::DAEMON).await;
+    trees::DAEMON.up(&mut leash).await;
+    let handle = process.handle();
+    drop(process);
+    leash.released().await;
+    handle.ended().await;
+}
+
+pub(crate) async fn cancelling_again_and_again_gives_no_more_time(f: &Fixture) {
+    let (process, mut leash) = grow(f, &trees::IGNORES_TERM).await;
+    trees::IGNORES_TERM.up(&mut leash).await;
+    let started = Instant::now();
+    let handle = process.handle();
+    let insist = async {
+        loop {
+            handle.cancel();
+            tokio::task::yield_now().await;
+        }
+    };
+    let output = tokio::select! {
+        output = process.wait() => output.unwrap(),
+        () = insist => unreachable!(),
+    };
+    assert_eq!(output.status, Status::Cancelled);
+    assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+}
+
+pub(crate) async fn signal_zero_does_nothing(f: &Fixture) {
+    let process = f.spawn(f.shell("read line; echo $line").stdin(Stdin::Pipe)).await;
+    let mut process = process;
+    for signal in [0, -1, 65, i32::MIN] {
+        process.signal(signal);
+    }
+    let mut stdin = process.take_stdin().unwrap();
+    stdin.write_all(b"still here\n").await.unwrap();
+    drop(stdin);
+    assert_eq!(process.wait().await.unwrap().stdout_text(), "still here\n");
 }
 
 pub(crate) async fn dropping_the_future_leaves_nothing(f: &Fixture) {

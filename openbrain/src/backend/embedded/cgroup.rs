@@ -133,18 +133,23 @@ impl Hierarchies {
     }
 }
 
-/// The caller's own group of version 2, when it may make groups there and hands controllers down.
+/// The nearest group of version 2, from the caller's own upwards, in which it may make groups and
+/// which hands controllers down. It is rarely the caller's own: a group with processes hands nothing
+/// down (`cgroups(7)`, "no internal processes"). Below `systemd --user` it is `app.slice`.
 fn usable_unified(place: &str, own: &str) -> Option<(PathBuf, Vec<String>)> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let directory = Path::new(place).join(path.trim_start_matches('/'));
-    let writable =
-        |file: &str| rustix::fs::access(directory.join(file), rustix::fs::Access::WRITE_OK).is_ok();
-    if !writable("") || !writable("cgroup.procs") {
-        return None;
-    }
-    let handed_down = fs::read_to_string(directory.join("cgroup.subtree_control")).ok()?;
-    let controllers: Vec<String> = handed_down.split_whitespace().map(str::to_owned).collect();
-    (!controllers.is_empty()).then_some((directory, controllers))
+    directory.ancestors().take_while(|group| group.starts_with(place)).find_map(|group| {
+        let writable =
+            |file: &str| rustix::fs::access(group.join(file), rustix::fs::Access::WRITE_OK).is_ok();
+        // Whoever moves a process needs to write to the groups' common ancestor, which is this one.
+        if !writable("") || !writable("cgroup.procs") {
+            return None;
+        }
+        let handed_down = fs::read_to_string(group.join("cgroup.subtree_control")).ok()?;
+        let controllers: Vec<String> = handed_down.split_whitespace().map(str::to_owned).collect();
+        (!controllers.is_empty()).then(|| (group.to_owned(), controllers))
+    })
 }
 
 /// The caller's own groups of version 1. Only root may put another process into one.
@@ -314,4 +319,46 @@ fn open(to: &mut Program, parent: i32, path: Arg, what: impl Into<Cow<'static, s
 
 fn open_args(parent: i32, path: Arg) -> [Arg; 4] {
     [parent.into(), path, (libc::O_WRONLY | libc::O_CLOEXEC).into(), 0.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, Setting, fs, usable_unified};
+    use crate::backend::embedded::cgroup::Controller;
+
+    #[test]
+    fn the_nearest_group_that_hands_controllers_down_is_used() {
+        let mount = tempfile::tempdir().unwrap();
+        let slice = mount.path().join("user/app.slice");
+        let scope = slice.join("run.scope");
+        fs::create_dir_all(&scope).unwrap();
+        for (group, control) in [(&scope, ""), (&slice, "cpu memory pids\n")] {
+            fs::write(group.join("cgroup.procs"), "").unwrap();
+            fs::write(group.join("cgroup.subtree_control"), control).unwrap();
+        }
+        let place = mount.path().to_str().unwrap();
+        let (found, controllers) = usable_unified(place, "0::/user/app.slice/run.scope\n").unwrap();
+        assert_eq!(found, slice);
+        assert_eq!(controllers, ["cpu", "memory", "pids"]);
+        assert_eq!(usable_unified(place, "0::/elsewhere\n"), None);
+        assert_eq!(usable_unified(place, "1:pids:/\n"), None);
+    }
+
+    #[test]
+    fn limits_are_written_as_each_version_wants_them() {
+        let limits =
+            Limits { memory: Some(4096), pids: Some(9), cpus: Some(0.5), ..Limits::default() };
+        let written = |controller: Controller, version| {
+            let settings = controller.settings(version, &limits).into_iter();
+            settings
+                .map(|Setting { file, value, .. }| format!("{file}={value}"))
+                .collect::<Vec<_>>()
+        };
+        let v2 = ["memory.max=4096", "memory.swap.max=0", "memory.oom.group=1"];
+        assert_eq!(written(Controller::Memory, 2), v2);
+        assert_eq!(written(Controller::Pids, 2), ["pids.max=10"]);
+        assert_eq!(written(Controller::Cpu, 2), ["cpu.max=50000 100000"]);
+        let v1 = ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"];
+        assert_eq!(written(Controller::Cpu, 1), v1);
+    }
 }

@@ -4,7 +4,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use crate::backend::sys;
@@ -73,7 +74,7 @@ pub(crate) enum SystemEntry {
     Link(PathBuf, PathBuf),
 }
 
-/// What does not change while the process lives.
+/// What rarely changes while the process lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     /// System directories, in the order in which they are made.
@@ -173,10 +174,19 @@ const PROC_MASKS: [(&str, Kind); 12] = [
 const PROC_READ_ONLY: [&str; 1] = ["sys"];
 
 impl Host {
-    /// This machine, looked at once.
-    pub(crate) fn get() -> &'static Self {
-        static HOST: OnceLock<Host> = OnceLock::new();
-        HOST.get_or_init(Self::look)
+    /// This machine, looked at again when an entry of `/etc` has come or gone.
+    pub(crate) fn get() -> Arc<Self> {
+        static KNOWN: Mutex<Option<(Option<SystemTime>, Arc<Host>)>> = Mutex::new(None);
+        let changed = fs::metadata("/etc").and_then(|meta| meta.modified()).ok();
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((then, host)) if *then == changed => Arc::clone(host),
+            _ => {
+                let host = Arc::new(Self::look());
+                *known = Some((changed, Arc::clone(&host)));
+                host
+            }
+        }
     }
 
     fn look() -> Self {

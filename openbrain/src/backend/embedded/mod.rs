@@ -20,6 +20,10 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 pub(crate) use self::probe::checks;
@@ -32,7 +36,7 @@ use self::{
 };
 use super::{
     Backend, BoxFuture, Control, Ended, Order, Running,
-    helper::{self, CommandPlan, Data, Ends, Guarded, Program, Section, Streams, wire},
+    helper::{self, CommandPlan, Data, Ends, Guarded, Handles, Program, Section, Streams, wire},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -56,7 +60,7 @@ impl Backend for Embedded {
 struct Run<'a> {
     spec: &'a Spec,
     sandbox: &'a SandboxSpec,
-    host: &'static Host,
+    host: Arc<Host>,
     identity: Identity,
     sources: Vec<Source>,
     groups: Option<Groups>,
@@ -74,7 +78,7 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     let run = Run::look(spec, sandbox, script.argv, file.is_some())?;
     let (ends, streams) = match spec.tty {
         Some(_) => (Ends::null()?, Streams::default()),
-        None => helper::open(&spec.stdin)?,
+        None => helper::open(&spec.stdin, Handles::Harmless)?,
     };
     let program = run.compile()?;
     let file = file.as_ref().map(AsFd::as_fd);
@@ -114,7 +118,10 @@ impl<'a> Run<'a> {
             .plan(&spec.limits)
             .map_err(|e| Error::unavailable("cannot open a control group").with_source(e))?;
         let allowed = probe::allowed_processors();
-        let chance = std::process::id() as usize;
+        // Spreads sandboxes that are bound to processors over all of them.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let step = spec.limits.cpus.map_or(1.0, f64::ceil) as usize;
+        let chance = std::process::id() as usize + NEXT.fetch_add(step, Ordering::Relaxed);
         let enforcement = limits::decide(&spec.limits, groups.as_ref(), &allowed, chance);
         Ok(Self {
             spec,
@@ -149,7 +156,7 @@ impl<'a> Run<'a> {
         let groups = self.groups.as_ref().map_or(0, |groups| groups.parents().count()) as i32;
         let command_fd = wire::FIRST_FD + groups;
         let root = Root {
-            host: self.host,
+            host: &self.host,
             identity: self.identity,
             sources: &self.sources,
             first_fd: command_fd + 3 + i32::from(self.has_file),

@@ -6,7 +6,7 @@ use super::{
     cgroup::{Controller, Hierarchies},
     host::{Host, Identity},
 };
-use crate::doctor::Check;
+use crate::check::Check;
 
 /// The checks of the embedded engine, without the trial run that proves them.
 pub(crate) fn checks() -> Vec<Check> {

@@ -300,6 +300,7 @@ fn clone_as_owner(to: &mut Program, source: &Source, fd: i32, namespace: Registe
         "make `{name}` belong to the sandbox's user (its file system may not support id-mapped mounts)"
     );
     to.call(section, libc::SYS_mount_setattr, args, what);
+    to.blame_request(section);
     mount
 }
 

@@ -11,6 +11,9 @@ pub(crate) enum Rule {
     Deny(i64, i32),
     /// The call fails when any of these bits is set in an argument: `(call, argument, bits, error)`.
     DenyBits(i64, u8, u32, i32),
+    /// The call fails when any of these bits is set in an argument, and any of those in its flags:
+    /// `(call, flags' argument, bits, argument, bits, error)`.
+    DenyBitsIf(i64, u8, u32, u8, u32, i32),
     /// The call fails when the low 32 bits of an argument, which are all that the kernel looks at
     /// (CVE-2019-10063), are one of these values.
     DenyValues(i64, u8, &'static [u32], i32),
@@ -21,7 +24,7 @@ pub(crate) enum Rule {
     Sockets(i64),
 }
 
-use Rule::{AllowValues, Deny, DenyBits, DenyValues, Sockets};
+use Rule::{AllowValues, Deny, DenyBits, DenyBitsIf, DenyValues, Sockets};
 use libc::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
 
 /// Namespaces that `clone(2)` could make; the bit of CLONE_NEWTIME is a signal number there.
@@ -30,6 +33,8 @@ const NEW_NAMESPACES: u32 = 0x7e02_0000;
 const UNSHARE_NAMESPACES: u32 = 0x7e02_0080;
 /// Set-user-ID and set-group-ID: in a directory shared with the host they would outlive the sandbox.
 const SET_ID: u32 = 0o6000;
+/// The flags of `open(2)` with which it looks at a mode; without them callers leave anything there.
+const CREATING: u32 = (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 /// The bit that character and block devices have in their type, and no other node that `mknod(2)`
 /// makes.
 const DEVICE: u32 = 0o020000;
@@ -123,7 +128,7 @@ pub(crate) const RULES: &[Rule] = &[
     DenyBits(libc::SYS_fchmod, 1, SET_ID, EPERM),
     DenyBits(libc::SYS_fchmodat, 2, SET_ID, EPERM),
     DenyBits(SYS_FCHMODAT2, 2, SET_ID, EPERM),
-    DenyBits(libc::SYS_openat, 3, SET_ID, EPERM),
+    DenyBitsIf(libc::SYS_openat, 2, CREATING, 3, SET_ID, EPERM),
     DenyBits(libc::SYS_mknodat, 2, SET_ID | DEVICE, EPERM),
     Deny(libc::SYS_openat2, ENOSYS),
     AllowValues(libc::SYS_personality, 0, PERSONALITIES, EPERM),
@@ -146,7 +151,7 @@ pub(crate) const ARCH_RULES: &[Rule] = &[
     Deny(libc::SYS__sysctl, EPERM),
     DenyBits(libc::SYS_chmod, 1, SET_ID, EPERM),
     DenyBits(libc::SYS_creat, 1, SET_ID, EPERM),
-    DenyBits(libc::SYS_open, 2, SET_ID, EPERM),
+    DenyBitsIf(libc::SYS_open, 1, CREATING, 2, SET_ID, EPERM),
     DenyBits(libc::SYS_mknod, 1, SET_ID | DEVICE, EPERM),
 ];
 
@@ -317,6 +322,7 @@ impl Rule {
         match *self {
             Deny(number, _)
             | DenyBits(number, ..)
+            | DenyBitsIf(number, ..)
             | DenyValues(number, ..)
             | AllowValues(number, ..)
             | Sockets(number) => number,
@@ -329,6 +335,15 @@ impl Rule {
         match *self {
             Deny(_, errno) => f.ret(error(errno)),
             DenyBits(_, argument, bits, errno) => {
+                f.load_argument(argument);
+                f.jump(code::JUMP_ANY_BIT, bits, 0, 1);
+                f.ret(error(errno));
+                f.ret(ALLOW);
+            }
+            DenyBitsIf(_, flags, condition, argument, bits, errno) => {
+                f.load_argument(flags);
+                f.jump(code::JUMP_ANY_BIT, condition, 1, 0);
+                f.ret(ALLOW);
                 f.load_argument(argument);
                 f.jump(code::JUMP_ANY_BIT, bits, 0, 1);
                 f.ret(error(errno));

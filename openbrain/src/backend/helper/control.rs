@@ -1,6 +1,8 @@
 //! A command under the helper's guard: its start, its end, and what can be done to it.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     launch::Link,
@@ -40,8 +42,10 @@ pub(crate) async fn started(
     program: &Program,
 ) -> Result<Option<OwnedFd>, StartFailure> {
     let mut terminal = None;
+    let late = Instant::now() + START;
     loop {
-        let heard = link.report().await.map_err(StartFailure::Helper)?;
+        let heard = timeout_at(late, link.report()).await.unwrap_or_else(|_| Err(too_late()));
+        let heard = heard.map_err(StartFailure::Helper)?;
         let Some((heard, fd)) = heard else {
             return Err(StartFailure::Helper(Error::new(
                 ErrorKind::Internal,
@@ -60,6 +64,14 @@ pub(crate) async fn started(
             _ => {}
         }
     }
+}
+
+/// Time for a command to start. What takes longer is a file system that does not answer.
+const START: Duration = Duration::from_secs(60);
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Internal, "the command did not start within a minute")
+        .with_remedy("check that the file systems of its program and mounts answer")
 }
 
 impl StartFailure {
@@ -110,10 +122,18 @@ impl Guarded {
             let heard = self.link.report().await?;
             let Some((heard, _)) = heard else {
                 return Err(Error::new(ErrorKind::Internal, "the helper process was killed")
-                    .with_remedy("the command was killed with it; run it again"));
+                    .with_remedy(
+                        "look for processes that a direct command left; a sandbox left none",
+                    ));
             };
             match heard.kind {
                 report::EXITED => self.status = Some(status_of(heard.first)),
+                report::FAILED => {
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        "process 1 of the sandbox could not be confined; the command was killed",
+                    ));
+                }
                 report::OUT_OF_MEMORY => self.oom_killed = true,
                 report::ENDED => {
                     let mut ended = self.as_seen(&heard);
@@ -145,7 +165,9 @@ impl Guarded {
 impl Control for Guarded {
     fn order(&mut self, order: Order) {
         match (order, &self.terminal) {
-            (Order::Signal(signal), _) => self.link.order(signal),
+            // Signal 0 asks whether there is a process, and there is no answer to give.
+            (Order::Signal(signal @ 1..=64), _) => self.link.order(signal),
+            (Order::Signal(_), _) => {}
             (Order::Terminate, _) => {
                 self.link.order(wire::Order::DOOM);
                 self.link.order(libc::SIGTERM);

@@ -117,7 +117,10 @@ fn open_image() -> io::Result<OwnedFd> {
         Some(fd) => fd,
         // MFD_EXEC exists since Linux 6.3; before, every memory file is executable.
         None => sealed_memory("openbrain-helper", IMAGE, MemfdFlags::EXEC)
-            .or_else(|_| sealed_memory("openbrain-helper", IMAGE, MemfdFlags::empty()))
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => sealed_memory("openbrain-helper", IMAGE, MemfdFlags::empty()),
+                _ => Err(error),
+            })
             .or_else(|_| unlinked_file("/tmp").or_else(|_| unlinked_file("/var/tmp")))?,
     };
     // The child's standard descriptors are put in place before it opens the path of this one.

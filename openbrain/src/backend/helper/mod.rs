@@ -18,6 +18,6 @@ pub(crate) use self::{
     control::{Guarded, started},
     launch::{launch, script_file, settle},
     program::{Arg, Data, Program, Register},
-    stdio::{Ends, Streams, open, open_terminal, streams_of_terminal},
+    stdio::{Ends, Handles, Streams, open, open_terminal, streams_of_terminal},
 };
 pub(crate) use wire::Section;

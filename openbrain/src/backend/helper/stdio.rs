@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     pin::Pin,
@@ -10,12 +10,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{FileType, Mode, OFlags},
     pipe::PipeFlags,
     pty::OpenptFlags,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::unix::pipe::{Receiver, Sender},
 };
 
@@ -38,9 +38,20 @@ pub(crate) struct Streams {
     pub(crate) terminal: Option<OwnedFd>,
 }
 
+/// Whether a command gets files of the host as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handles {
+    /// A command on the host: any.
+    Any,
+    /// A sandboxed command: none through which more of the host could be opened. A directory leads
+    /// to its parents, and a file that was opened for reading can be opened again for writing by way
+    /// of `/proc/self/fd`.
+    Harmless,
+}
+
 /// Opens what the request says, with pipes for the outputs.
-pub(crate) fn open(stdin: &Stdin) -> Result<(Ends, Streams)> {
-    let (stdin, writer) = open_stdin(stdin)?;
+pub(crate) fn open(stdin: &Stdin, handles: Handles) -> Result<(Ends, Streams)> {
+    let (stdin, writer) = open_stdin(stdin, handles)?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
     let streams = Streams {
@@ -174,11 +185,11 @@ impl Drop for TerminalInput {
 
 type StdinEnds = (OwnedFd, Option<Box<dyn AsyncWrite + Send + Unpin>>);
 
-fn open_stdin(stdin: &Stdin) -> Result<StdinEnds> {
+fn open_stdin(stdin: &Stdin, handles: Handles) -> Result<StdinEnds> {
     match stdin {
         Stdin::Null => Ok((null()?, None)),
-        Stdin::File(path) => Ok((open_file(path)?, None)),
-        Stdin::Inherit => Ok((inherited()?, None)),
+        Stdin::File(path) => Ok((handed_over(open_file(path)?, handles)?, None)),
+        Stdin::Inherit => Ok((handed_over(inherited()?, handles)?, None)),
         Stdin::Bytes(bytes) if bytes.is_empty() => Ok((null()?, None)),
         Stdin::Bytes(_) | Stdin::Pipe => {
             let (read, write) = pipe()?;
@@ -191,16 +202,58 @@ fn open_stdin(stdin: &Stdin) -> Result<StdinEnds> {
     }
 }
 
+/// Opens a file for reading. A named pipe would make us wait for its writer, who may never come.
 fn open_file(path: &Path) -> Result<OwnedFd> {
-    let failed = |e: io::Error| {
-        Error::invalid(format!("cannot read standard input from `{}`", path.display()))
-            .with_source(e)
-    };
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    let name = path.display();
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| {
+        Error::invalid(format!("cannot read standard input from `{name}`"))
+            .with_source(io::Error::from(e))
+    })?;
+    match file_type(&file)? {
+        FileType::RegularFile | FileType::CharacterDevice => {}
+        _ => {
+            return Err(Error::invalid(format!("standard input `{name}` is not a file"))
+                .with_remedy("give a regular file, or write to the command while it runs"));
+        }
     }
-    Ok(file.into())
+    rustix::io::ioctl_fionbio(&file, false)
+        .map_err(|e| Error::system("cannot prepare a file", e))?;
+    Ok(file)
+}
+
+fn file_type(fd: &OwnedFd) -> Result<FileType> {
+    let stat = rustix::fs::fstat(fd).map_err(|e| Error::system("cannot look at a file", e))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The descriptor itself, or for a sandbox a pipe with the content of a regular file.
+fn handed_over(fd: OwnedFd, handles: Handles) -> Result<OwnedFd> {
+    match (handles, file_type(&fd)?) {
+        (Handles::Harmless, FileType::RegularFile) => {
+            let (read, write) = pipe()?;
+            rustix::io::ioctl_fionbio(&write, true)
+                .map_err(|e| Error::system("cannot prepare a pipe", e))?;
+            let sender = Sender::from_owned_fd(write)
+                .map_err(|e| Error::system("cannot watch a pipe", e))?;
+            tokio::spawn(pump(File::from(fd), sender));
+            Ok(read)
+        }
+        (Handles::Harmless, FileType::Directory) => {
+            Err(Error::invalid("standard input is a directory, which a sandbox may not have"))
+        }
+        _ => Ok(fd),
+    }
+}
+
+/// Copies a file until its end, or until nobody reads any more: the sandbox has ended then.
+async fn pump(mut file: File, mut sender: Sender) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(n @ 1..) = file.read(&mut buffer) {
+        if sender.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn inherited() -> Result<OwnedFd> {

@@ -221,6 +221,8 @@ fn modes_with_set_id_bits_are_refused() {
     for (call, argument) in calls {
         for mode in 0..0o10000u64 {
             let mut args = [0; 6];
+            // For the calls that open: the flag without which no mode counts.
+            args[argument - 1] = libc::O_CREAT as u64;
             args[argument] = mode;
             let expected = if mode & 0o6000 == 0 { ALLOW } else { error(libc::EPERM) };
             assert_eq!(action(call, args), expected, "call {call} mode {mode:o}");
@@ -297,4 +299,12 @@ fn further_rules_take_the_place_of_others() {
     assert_eq!(verdict(libc::SYS_sched_setaffinity), error(libc::EPERM));
     assert_eq!(verdict(libc::SYS_mount), error(libc::EPERM));
     assert_eq!(verdict(libc::SYS_read), ALLOW);
+}
+
+#[test]
+fn a_mode_that_does_not_count_is_not_looked_at() {
+    assert_eq!(action(libc::SYS_openat, [0, 0, 0, 0o6777, 0, 0]), ALLOW);
+    let temporary = libc::O_TMPFILE as u64;
+    assert_eq!(action(libc::SYS_openat, [0, 0, temporary, 0o4755, 0, 0]), error(libc::EPERM));
+    assert_eq!(action(libc::SYS_openat, [0, 0, libc::O_DIRECTORY as u64, 0o4755, 0, 0]), ALLOW);
 }
