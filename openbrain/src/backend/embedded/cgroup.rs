@@ -84,17 +84,31 @@ struct Setting {
 }
 
 impl Hierarchies {
-    /// What this machine offers, from `/proc/self/mounts` and `/proc/self/cgroup`.
+    /// What this machine offers, looked at again when the process was moved to other groups.
     pub(crate) fn find() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        static KNOWN: Mutex<Option<(String, Hierarchies)>> = Mutex::new(None);
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((then, hierarchies)) = &*known
+            && *then == own
+        {
+            return hierarchies.clone();
+        }
+        let hierarchies = Self::look(&own);
+        *known = Some((own, hierarchies.clone()));
+        hierarchies
+    }
+
+    /// Reads `/proc/self/mounts`; `own` is the content of `/proc/self/cgroup`.
+    fn look(own: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mut found = Self::default();
         for mount in mounts.lines() {
             let fields: Vec<&str> = mount.split(' ').collect();
             let [_, place, kind, options, ..] = fields.as_slice() else { continue };
             match *kind {
-                "cgroup2" => found.unified = found.unified.or_else(|| usable_unified(place, &own)),
-                "cgroup" => found.legacy.extend(usable_legacy(place, options, &own)),
+                "cgroup2" => found.unified = found.unified.or_else(|| usable_unified(place, own)),
+                "cgroup" => found.legacy.extend(usable_legacy(place, options, own)),
                 _ => {}
             }
         }
