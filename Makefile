@@ -33,6 +33,7 @@ readme:
 # Figures for docs/benchmarks.md, on an otherwise quiet machine.
 bench:
 	.ci/install
+	cargo build --release -p openbrain-cli
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream

@@ -26,8 +26,9 @@ fn main() {
     let ratio = |what: &str, a: Duration, b: Duration, goal: &str| {
         println!("  {what:<44} {:>6.2}  (goal: {goal})", a.as_secs_f64() / b.as_secs_f64());
     };
-    let [spawn, tokio, direct, sandboxed, bwrap] = small[..] else { return };
+    let [spawn, tokio, direct, sandboxed, bwrap, cli] = small[..] else { return };
     ratio("sandboxed / bwrap", sandboxed, bwrap, "<= 0.5");
+    ratio("`openbrain exec --sandbox` / bwrap", cli, bwrap, "none");
     let allowance = spawn.mul_f64(2.5) + Duration::from_millis(2);
     ratio("sandboxed / (2.5 x spawn + 2 ms)", sandboxed, allowance, "<= 1");
     ratio("direct / tokio", direct, tokio, "<= 1.1");
@@ -71,6 +72,7 @@ fn measure(runtime: &Runtime, engine: &Engine, rounds: usize) -> Vec<Duration> {
             }),
         ),
         ("bwrap", Box::new(|| assert!(bwrap().status().unwrap().success()))),
+        ("cli", Box::new(|| assert!(cli().status().unwrap().success()))),
     ];
     let mut times = vec![Vec::with_capacity(rounds); contenders.len()];
     for round in 0..rounds + 5 {
@@ -93,6 +95,14 @@ fn measure(runtime: &Runtime, engine: &Engine, rounds: usize) -> Vec<Duration> {
 fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() / 2]
+}
+
+/// The command, which `make bench` builds beside the benchmarks.
+fn cli() -> Command {
+    let bench = std::env::current_exe().unwrap();
+    let mut command = Command::new(bench.ancestors().nth(2).unwrap().join("openbrain"));
+    command.args(["exec", "--quiet", "--no-stdin", "--sandbox", "--", "true"]);
+    command
 }
 
 /// bubblewrap with the same view: own namespaces, read-only system directories, the same parts of
