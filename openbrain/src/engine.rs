@@ -1,5 +1,7 @@
 //! The one place that knows every backend, and the verbs that users call.
 
+use std::sync::Arc;
+
 use crate::{
     backend::{Backend, direct::Direct, embedded::Embedded, helper},
     error::{Error, Result},
@@ -17,12 +19,20 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
     settings: Settings,
+    /// Runs every command in place of what the settings choose.
+    backend: Option<Arc<dyn Backend>>,
 }
 
 impl Engine {
     /// An engine with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, backend: None }
+    }
+
+    /// An engine that runs every command on a backend of your own, under the policy of the
+    /// settings. What the backend does with a request for a sandbox is its responsibility.
+    pub fn with_backend(settings: Settings, backend: Arc<dyn Backend>) -> Self {
+        Self { settings, backend: Some(backend) }
     }
 
     /// An engine with the settings of the environment: `OPENBRAIN_*`, the project's file, the
@@ -49,7 +59,11 @@ impl Engine {
     /// An [`Error`] says why the command could not be started: nothing has run then.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
         let spec = self.settings.resolve(exec)?;
-        let running = backend(&spec.place)?.spawn(&spec).await?;
+        let backend = match &self.backend {
+            Some(backend) => Arc::clone(backend),
+            None => backend(&spec.place)?,
+        };
+        let running = backend.spawn(&spec).await?;
         Ok(Process::start(running, &spec))
     }
 
@@ -125,10 +139,10 @@ impl Exec {
     }
 }
 
-fn backend(place: &Place) -> Result<Box<dyn Backend>> {
+fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
     match place {
-        Place::Direct => Ok(Box::new(Direct)),
-        Place::Embedded(_) => Ok(Box::new(Embedded)),
+        Place::Direct => Ok(Arc::new(Direct)),
+        Place::Embedded(_) => Ok(Arc::new(Embedded)),
         Place::Opensandbox(_, server) => {
             Err(Error::unavailable(format!("no OpenSandbox client yet for `{}`", server.url))
                 .with_remedy("set `security.sandbox.runtime: embedded`"))

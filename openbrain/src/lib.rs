@@ -50,7 +50,7 @@ mod spec;
 
 mod process;
 
-mod backend;
+pub mod backend;
 
 mod doctor;
 mod engine;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A request with every default filled in and the settings' policy applied: what a
-/// place runs, and what `--dry-run` prints.
+/// [backend](crate::backend) runs, and what `--dry-run` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spec {
     /// Where the command runs.

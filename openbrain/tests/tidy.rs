@@ -39,7 +39,7 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 14] = [
     ("script", &["exec", "settings", "process", "backend", "engine", "doctor"]),
     ("output", &["exec", "settings", "process", "backend", "engine", "doctor"]),
     ("event", &["exec", "settings", "process", "backend", "engine", "doctor"]),
-    ("spec", &["settings", "process", "backend", "engine", "doctor"]),
+    ("spec", &["settings", "process", "engine", "doctor"]),
     ("settings", &["process", "backend", "engine", "doctor"]),
     ("process", &["settings", "engine", "doctor", "backend::direct", "backend::embedded"]),
     ("backend/helper", &["settings", "process", "engine", "doctor", "backend::embedded"]),

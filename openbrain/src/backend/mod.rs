@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A future on the heap, as traits with async verbs need it.
-pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A place to run commands.
 ///
@@ -31,34 +31,34 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - Dropping the future or the [`Running`] value kills the whole tree and removes the sandbox,
 ///   without the runtime's help.
 /// - The deadline, cancellation and output limits are not the backend's business.
-pub(crate) trait Backend: fmt::Debug + Send + Sync {
+pub trait Backend: fmt::Debug + Send + Sync {
     /// Starts the command of `spec`.
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>>;
 }
 
 /// A command that has started.
-pub(crate) struct Running {
+pub struct Running {
     /// Where it runs.
-    pub(crate) backend: BackendName,
+    pub backend: BackendName,
     /// The sandbox's name, where sandboxes have one.
-    pub(crate) sandbox_id: Option<String>,
+    pub sandbox_id: Option<String>,
     /// What is enforced around it.
-    pub(crate) isolation: Isolation,
+    pub isolation: Isolation,
     /// What the caller should know.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
     /// The write end of its standard input, for [`Stdin::Bytes`](crate::Stdin::Bytes) and
     /// [`Stdin::Pipe`](crate::Stdin::Pipe).
-    pub(crate) stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// Its standard output.
-    pub(crate) stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Its standard error; none on a pseudo-terminal.
-    pub(crate) stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The way to influence it and to learn its end.
-    pub(crate) control: Box<dyn Control>,
+    pub control: Box<dyn Control>,
 }
 
 /// Influence over a running command.
-pub(crate) trait Control: Send {
+pub trait Control: Send {
     /// Carries out an order. A command that has ended meanwhile is no error.
     fn order(&mut self, order: Order);
 
@@ -70,7 +70,7 @@ pub(crate) trait Control: Send {
 
 /// What can be done to a running command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub enum Order {
     /// Send a signal to the command's process group.
     Signal(i32),
     /// Ask the command to end, by TERM to its process group; when it does, kill whatever it left.
@@ -83,15 +83,15 @@ pub(crate) enum Order {
 
 /// How a command ended, as its backend saw it.
 #[derive(Clone, Debug)]
-pub(crate) struct Ended {
+pub struct Ended {
     /// Exited or signaled: a deadline is the supervision's knowledge.
-    pub(crate) status: Status,
+    pub status: Status,
     /// What it used.
-    pub(crate) resources: Resources,
+    pub resources: Resources,
     /// What its sandbox refused.
-    pub(crate) denials: Vec<Denial>,
+    pub denials: Vec<Denial>,
     /// What the caller should know.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Debug for Running {

@@ -503,9 +503,9 @@ impl Leftovers {
 }
 
 #[test]
-fn two_hundred_runs_leave_nothing() {
+fn a_thousand_runs_leave_nothing() {
     host::stage("processes::stages::runs_in_sequence", |command| {
-        command.env("OPENBRAIN_TEST_RUNS", "200");
+        command.env("OPENBRAIN_TEST_RUNS", "1000");
     });
 }
 

@@ -20,6 +20,7 @@ mod host;
 mod limits;
 mod many;
 mod mounts;
+mod programs;
 mod results;
 mod stdin;
 mod streams;
@@ -259,4 +260,13 @@ mod embedded {
 
     cases_of_every_place!(Embedded);
     cases_of_every_sandbox!(Embedded);
+    cases! {
+        Embedded, Beside;
+        programs:
+            git_works,
+            make_and_cc_work,
+            node_and_npm_work,
+            pip_installs_what_is_mounted,
+        ;
+    }
 }
