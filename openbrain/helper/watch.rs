@@ -121,8 +121,8 @@ pub fn watch_direct(command: isize) -> ! {
         };
         killing |= doomed && running.is_none();
         if !left || (running.is_none() && !killing) {
-            send(&exited(status));
-            send(&usage.ended());
+            // One report, so that the library wakes up once.
+            send(&Report { first: status, second: 1, ..usage.ended() });
             exit(0);
         }
         if killing {

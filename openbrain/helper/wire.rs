@@ -145,7 +145,7 @@ pub struct Report {
     pub kind: u32,
     /// The section of the failed call, or the raw wait status.
     pub first: i32,
-    /// The index of the failed call in its section.
+    /// The index of the failed call in its section; in [`report::ENDED`], whether there is a status.
     pub second: i32,
     /// The error number.
     pub errno: i32,
@@ -167,7 +167,7 @@ pub mod report {
     pub const EXITED: u32 = 4;
     /// The memory watch killed the sandbox.
     pub const OUT_OF_MEMORY: u32 = 5;
-    /// Nothing is left of the command.
+    /// Nothing is left of the command; a direct one had this wait status.
     pub const ENDED: u32 = 6;
     /// Carries the descriptor of the sandbox's own pseudo-terminal.
     pub const TERMINAL: u32 = 7;

@@ -114,24 +114,6 @@ impl Enforcement {
         let args = [Arg::from(0), 128.into(), mask.into()];
         to.call(Section::Inside, libc::SYS_sched_setaffinity, args, "bind to processors");
     }
-
-    /// The limits for `prlimit64(2)`, none above what the caller itself may have.
-    pub(crate) fn rlimits(&self) -> Vec<(u32, u64)> {
-        let most = |resource| match resource {
-            libc::RLIMIT_NOFILE => hard_limit(rustix::process::Resource::Nofile),
-            libc::RLIMIT_NPROC => hard_limit(rustix::process::Resource::Nproc),
-            libc::RLIMIT_DATA => hard_limit(rustix::process::Resource::Data),
-            _ => u64::MAX,
-        };
-        self.rlimits
-            .iter()
-            .map(|(resource, limit)| (*resource, most(*resource).min(*limit)))
-            .collect()
-    }
-}
-
-fn hard_limit(resource: rustix::process::Resource) -> u64 {
-    rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
             first_fd: command_fd,
             terminal: self.spec.tty.is_some(),
             workdir: Some(self.spec.workdir.as_deref().unwrap_or(Path::new(WORKSPACE))),
-            rlimits: self.enforcement.rlimits(),
+            rlimits: self.enforcement.rlimits.clone(),
         };
         if let Some(rules) = rules {
             walls::landlock_restrict(to, rules);

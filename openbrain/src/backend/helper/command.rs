@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
 
+use rustix::process::Resource;
+
 use super::{
     program::{Arg, Program},
     wire::Section,
@@ -26,7 +28,7 @@ pub(crate) struct CommandPlan<'a> {
     pub(crate) terminal: bool,
     /// Directory to start in.
     pub(crate) workdir: Option<&'a Path>,
-    /// `(resource, limit)` for `prlimit64(2)`.
+    /// `(resource, limit)` for `prlimit64(2)`; none becomes more than the caller itself may have.
     pub(crate) rlimits: Vec<(u32, u64)>,
 }
 
@@ -59,7 +61,8 @@ impl CommandPlan<'_> {
             to.call(section, libc::SYS_dup3, args, "pass the program");
         }
         for (resource, limit) in &self.rlimits {
-            let limit = to.words([Arg::from(*limit), (*limit).into()]);
+            let limit = (*limit).min(hard_limit(*resource));
+            let limit = to.words([Arg::from(limit), limit.into()]);
             let args = [Arg::from(0), (*resource).into(), limit.into(), 0.into()];
             to.call(section, libc::SYS_prlimit64, args, "set a resource limit");
         }
@@ -120,4 +123,15 @@ impl CommandPlan<'_> {
             })
             .collect()
     }
+}
+
+/// What the caller itself may have at most.
+fn hard_limit(resource: u32) -> u64 {
+    let resource = match resource {
+        libc::RLIMIT_NOFILE => Resource::Nofile,
+        libc::RLIMIT_NPROC => Resource::Nproc,
+        libc::RLIMIT_DATA => Resource::Data,
+        _ => return u64::MAX,
+    };
+    rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX)
 }

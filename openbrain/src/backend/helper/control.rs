@@ -136,6 +136,9 @@ impl Guarded {
                 }
                 report::OUT_OF_MEMORY => self.oom_killed = true,
                 report::ENDED => {
+                    if heard.second == 1 {
+                        self.status = Some(status_of(heard.first));
+                    }
                     let mut ended = self.as_seen(&heard);
                     last(&mut ended);
                     self.link.finish();
