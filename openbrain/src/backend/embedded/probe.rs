@@ -64,7 +64,7 @@ fn limit(name: &str, version: Option<u8>) -> Check {
         None => Check::warning(
             id,
             format!("no cgroup for `{name}`; a fallback is used"),
-            "run below a delegated group: systemd-run --user --scope -p Delegate=yes …",
+            "with systemd: systemd-run --user --scope openbrain exec --sandbox COMMAND",
         ),
     }
 }
