@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, io};
 
+use openbrain::ErrorKind;
 use serde_json::json;
 use tokio::signal::unix::SignalKind;
 
@@ -18,8 +19,10 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 pub(crate) enum Failure {
     /// The library refused or failed.
     Library(openbrain::Error),
-    /// The command line, or a file that it names, cannot be used.
-    Usage {
+    /// The command line cannot be meant, or the system failed us.
+    Own {
+        /// What kind of failure it is, as the library would say.
+        kind: ErrorKind,
         /// What is wrong.
         message: String,
         /// What to do about it, when that is known.
@@ -33,12 +36,14 @@ pub(crate) enum Failure {
 impl Failure {
     /// The command line cannot be meant.
     pub(crate) fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), remedy: Some(remedy.into()) }
+        let (kind, remedy) = (ErrorKind::InvalidRequest, Some(remedy.into()));
+        Self::Own { kind, message: message.into(), remedy }
     }
 
     /// An operation of the system failed: `what` says which, on which object.
     pub(crate) fn system(what: impl Display, error: impl Into<io::Error>) -> Self {
-        Self::Usage { message: format!("{what}: {}", error.into()), remedy: None }
+        let message = format!("{what}: {}", error.into());
+        Self::Own { kind: ErrorKind::Internal, message, remedy: None }
     }
 
     /// Our standard output could not be written. A closed one ends us as it ends `yes | head`.
@@ -53,7 +58,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Library(error) => exit::of_error(error.kind()),
-            Self::Usage { .. } => exit::FAILURE,
+            Self::Own { .. } => exit::FAILURE,
             Self::Signal(signal) => exit::of_signal(*signal),
         }
     }
@@ -62,7 +67,7 @@ impl Failure {
     pub(crate) fn print(&self) {
         let (message, remedy) = match self {
             Self::Library(error) => (error.to_string(), error.remedy()),
-            Self::Usage { message, remedy } => (message.clone(), remedy.as_deref()),
+            Self::Own { message, remedy, .. } => (message.clone(), remedy.as_deref()),
             Self::Signal(_) => return,
         };
         say(message);
@@ -75,8 +80,8 @@ impl Failure {
     pub(crate) fn print_json(&self) -> Result<()> {
         let error = match self {
             Self::Library(error) => error.to_json(),
-            Self::Usage { message, remedy } => json!({
-                "code": "invalid_request",
+            Self::Own { kind, message, remedy } => json!({
+                "code": kind.code(),
                 "message": message,
                 "retryable": false,
                 "remedy": remedy,

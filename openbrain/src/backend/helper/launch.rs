@@ -223,9 +223,7 @@ struct Leaving(Option<Child>);
 impl Leaving {
     async fn reap(mut self) {
         let Some(helper) = &mut self.0 else { return };
-        let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        let Some(pidfd) = pidfd.and_then(|fd| sys::watch(fd).ok()) else { return };
+        let Some(pidfd) = pidfd(helper).and_then(|fd| sys::watch(fd).ok()) else { return };
         let _ = timeout(LEAVE, pidfd.readable()).await;
         if !matches!(helper.try_wait(), Ok(None)) {
             self.0 = None;
@@ -268,13 +266,17 @@ impl Drop for Link {
     }
 }
 
+/// A descriptor that becomes readable when the helper ends.
+fn pidfd(helper: &Child) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(helper.id()).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
 /// Waits a bounded time for the helpers whose runtime has ended before them.
 pub(crate) fn settle() {
     let leaving = std::mem::take(&mut *ORPHANS.lock().unwrap_or_else(PoisonError::into_inner));
     for mut helper in leaving {
-        let pid = i32::try_from(helper.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        if let Some(pidfd) = pidfd {
+        if let Some(pidfd) = pidfd(&helper) {
             let wait = Timespec { tv_sec: 0, tv_nsec: LEAVE.as_nanos() as i64 };
             let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&wait));
         }
