@@ -314,8 +314,8 @@ fn write_setting(
     let data = to.data(value.as_bytes());
     let length = value.len() as u64;
     if optional {
-        // A register that keeps nothing would still be the last descriptor: the write is tried on
-        // whatever `openat` gave, and a negative descriptor writes nothing.
+        // Where there is no such file the register holds an error number, which is no descriptor, and
+        // the calls after it fail as harmlessly.
         let fd = to.try_keep(before, libc::SYS_openat, open_args(parent, path));
         to.try_call(before, libc::SYS_write, [fd.into(), data.into(), length.into()]);
         to.try_call(before, libc::SYS_close, [fd.into()]);

@@ -165,8 +165,7 @@ impl<'a> Run<'a> {
             memory: self.spec.limits.memory,
         };
         let mut program = Program::default();
-        // The namespace of control groups is made below, once the groups are joined.
-        program.sandbox = Some((walls::NAMESPACES & !libc::CLONE_NEWCGROUP) as u64);
+        program.sandbox = Some(walls::first_namespaces());
         program.kept_fds = groups as u32;
         program.memory_limit = self.enforcement.watch;
         let to = &mut program;
@@ -213,11 +212,9 @@ impl<'a> Run<'a> {
     }
 
     fn isolation(&self) -> Isolation {
-        let mut layers =
-            vec!["second_user_namespace", "no_capabilities", "no_new_privs", "seccomp"]
-                .into_iter()
-                .map(str::to_owned)
-                .collect::<Vec<_>>();
+        let mut layers = ["second_user_namespace", "no_capabilities", "no_new_privs", "seccomp"]
+            .map(str::to_owned)
+            .to_vec();
         layers.extend(self.host.landlock.map(|abi| format!("landlock:{abi}")));
         let system = match self.sandbox.system {
             System::Ro => "read-only system directories",
@@ -225,9 +222,7 @@ impl<'a> Run<'a> {
         };
         Isolation {
             level: IsolationLevel::Namespaces,
-            namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
-                .map(str::to_owned)
-                .to_vec(),
+            namespaces: walls::NAMESPACES.map(|(name, _)| name.to_owned()).to_vec(),
             filesystem: format!("own root: {system}, {} host paths", self.sources.len()),
             network: "none".into(),
             layers,

@@ -140,6 +140,7 @@ pub(super) fn attach_beneath(to: &mut Program, cloned: &Cloned) {
     let args = [cloned.mount.into(), none, point.into(), none, flags.into()];
     to.call(IN, libc::SYS_move_mount, args, format!("mount on `/{name}`"));
     to.call(IN, libc::SYS_close, [point.into()], "close a directory");
+    to.release(IN, point);
 }
 
 pub(super) fn make_mount_point(to: &mut Tree<'_>, cloned: &Cloned) {
@@ -197,6 +198,7 @@ pub(super) fn try_write(to: &mut Program, path: &str, content: &str) {
     let data = to.data(content.as_bytes());
     to.try_call(IN, libc::SYS_write, [fd.into(), data.into(), (content.len() as u64).into()]);
     to.try_call(IN, libc::SYS_close, [fd.into()]);
+    to.release(IN, fd);
 }
 
 /// Writes bytes in one call, as files of `/proc` want it.

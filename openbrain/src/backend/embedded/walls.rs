@@ -13,13 +13,22 @@ use crate::backend::helper::{Arg, Data, Program, Register, Section, wire};
 const IN: Section = Section::Inside;
 
 /// Namespaces of every sandbox.
-pub(crate) const NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+pub(crate) const NAMESPACES: [(&str, i32); 7] = [
+    ("user", libc::CLONE_NEWUSER),
+    ("mount", libc::CLONE_NEWNS),
+    ("pid", libc::CLONE_NEWPID),
+    ("net", libc::CLONE_NEWNET),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("uts", libc::CLONE_NEWUTS),
+    ("cgroup", libc::CLONE_NEWCGROUP),
+];
+
+/// Those that are made with the first process: that of control groups has to wait until the groups
+/// are joined.
+pub(crate) fn first_namespaces() -> u64 {
+    let flags = NAMESPACES.iter().fold(0, |flags, (_, flag)| flags | flag);
+    (flags & !libc::CLONE_NEWCGROUP) as u64
+}
 
 /// First, inside: user and group 0 of the outer user namespace, which owns all others.
 pub(crate) fn become_inner_root(to: &mut Program, identity: Identity) {

@@ -292,3 +292,21 @@ fn reap_orphans() {
         .unwrap_or_else(PoisonError::into_inner)
         .retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::{AsRawFd, Command, IMAGE, MemfdFlags, sealed_memory, unlinked_file};
+
+    /// Without a socket the helper ends at once, with a code of its own.
+    #[test]
+    fn every_form_of_the_helper_runs() {
+        let memory = sealed_memory("helper", IMAGE, MemfdFlags::empty()).unwrap();
+        for image in [memory, unlinked_file("/tmp").unwrap()] {
+            let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+            let status = Command::new(path).stdin(Stdio::null()).status().unwrap();
+            assert_eq!(status.code(), Some(111));
+        }
+    }
+}
