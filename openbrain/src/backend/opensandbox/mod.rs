@@ -1,0 +1,3 @@
+//! tmp
+mod job;
+mod parcel;
