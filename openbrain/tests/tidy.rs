@@ -45,6 +45,10 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 15] = [
     ("backend/helper", &["settings", "process", "engine", "doctor", "backend::embedded"]),
     ("backend/direct", &["settings", "process", "engine", "doctor", "backend::embedded"]),
     ("backend/embedded", &["settings", "process", "engine", "doctor", "backend::direct"]),
+    (
+        "backend/opensandbox",
+        &["settings", "process", "engine", "doctor", "backend::direct", "backend::embedded"],
+    ),
 ];
 
 /// The longest a source file may be without its tests.
