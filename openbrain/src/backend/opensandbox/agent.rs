@@ -218,3 +218,6 @@ impl fmt::Debug for CommandStream {
         f.debug_struct("CommandStream").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What can go wrong with a server or an agent, what to say about it and what to do.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use crate::error::{Error, ErrorKind};
 
@@ -434,23 +434,24 @@ pub(super) fn quote(received: &[u8]) -> String {
     format!("received `{}`{more}", line.trim())
 }
 
+/// An error and what caused it, down to the last.
 fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
         let error = next?;
-        next = error.source();
+        // An `io::Error` gives its inner error's source as its own, and so skips the inner one.
+        next = match error.downcast_ref::<io::Error>() {
+            Some(outer) => outer.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
         Some(error)
     })
 }
 
 fn is_tls(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| {
-        // An `io::Error` gives its inner error's source as its own, and so skips the inner one.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
-    })
+    causes(error).any(|cause| cause.is::<rustls::Error>())
 }
 
 /// The last of the causes: the layers above it only repeat the address.

@@ -38,6 +38,11 @@ use super::{
 /// The longest time to make a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long a connection is kept for the next request. Less than the 5 s after which the server's
+/// HTTP library closes it by default, because a request on a connection that is just being closed
+/// fails, and only some may be sent again.
+const IDLE: Duration = Duration::from_secs(4);
+
 /// The most that is read of an answer that refuses.
 const MOST_REFUSAL: usize = 64 << 10;
 
@@ -212,6 +217,7 @@ impl Pools {
             reqwest::Client::builder()
                 .user_agent(concat!("openbrain/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT)
+                .pool_idle_timeout(IDLE)
                 .redirect(reqwest::redirect::Policy::none())
                 .tls_backend_preconfigured(tls.clone())
         };

@@ -40,6 +40,9 @@ mod agent;
 mod client;
 mod files;
 
+#[cfg(test)]
+mod script;
+
 pub use self::{
     agent::{Agent, CommandStream, LogPage},
     client::{Client, Connection, DiagnosticsKind, ListFilter},

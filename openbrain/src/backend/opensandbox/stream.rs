@@ -1,6 +1,6 @@
 //! From bytes to the agent's events, without any I/O.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use super::{
     failure::quote,
@@ -44,6 +44,13 @@ enum Form {
     ServerSentEvents,
 }
 
+/// Where an event is in the buffer.
+struct Frame {
+    bounds: Range<usize>,
+    /// Where the next one begins.
+    next: usize,
+}
+
 /// A stream that is no stream of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError(String);
@@ -73,8 +80,8 @@ impl Decoder {
     ///
     /// When what was received is no event, or longer than 16 MiB. Nothing follows it.
     pub fn next_event(&mut self) -> Result<Option<AgentEvent>, DecodeError> {
-        while let Some((frame, next)) = self.next_frame()? {
-            let read = self.read(frame);
+        while let Some(Frame { bounds, next }) = self.next_frame()? {
+            let read = self.read(bounds);
             self.start = next;
             self.unseen = next;
             if let Some(event) = self.checked(read)? {
@@ -86,7 +93,7 @@ impl Decoder {
 
     /// The event that the stream ended in, if only the empty line after it is missing.
     pub fn finish(&mut self) -> Option<AgentEvent> {
-        let rest = (self.start, self.buffer.len());
+        let rest = self.start..self.buffer.len();
         self.start = self.buffer.len();
         self.unseen = self.start;
         self.read(rest).ok().flatten()
@@ -97,8 +104,7 @@ impl Decoder {
         &self.buffer[self.start..]
     }
 
-    /// The bounds of the next frame and where the one after it begins.
-    fn next_frame(&mut self) -> Result<Option<((usize, usize), usize)>, DecodeError> {
+    fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         let Some(form) = self.form() else { return Ok(None) };
         let separator = form.separator(&self.buffer[self.unseen..]);
         let Some((at, length)) = separator else {
@@ -113,7 +119,7 @@ impl Decoder {
         if end - self.start > MOST_EVENT {
             return self.checked(Err(NotAnEvent("an event is too long".to_owned())));
         }
-        Ok(Some(((self.start, end), end + length)))
+        Ok(Some(Frame { bounds: self.start..end, next: end + length }))
     }
 
     /// The form of the stream, which its first byte that is not blank tells.
@@ -130,8 +136,8 @@ impl Decoder {
         self.form
     }
 
-    fn read(&self, (start, end): (usize, usize)) -> Result<Option<AgentEvent>, NotAnEvent> {
-        let frame = self.buffer[start..end].trim_ascii();
+    fn read(&self, bounds: Range<usize>) -> Result<Option<AgentEvent>, NotAnEvent> {
+        let frame = self.buffer[bounds].trim_ascii();
         let read = match self.form {
             _ if frame.is_empty() => Ok(None),
             Some(Form::ServerSentEvents) => match data(frame) {

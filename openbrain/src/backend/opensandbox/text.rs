@@ -149,7 +149,7 @@ mod tests {
 
     /// The texts of an agent that keeps the older contract.
     fn lines(text: &str) -> Vec<&str> {
-        let line = |line| if line == "" { "\n" } else { line };
+        let line = |line| if str::is_empty(line) { "\n" } else { line };
         text.strip_suffix('\n').map(|text| text.split('\n').map(line).collect()).unwrap_or_default()
     }
 
