@@ -131,17 +131,26 @@ impl Agent {
         Ok(LogPage { bytes: answer.body, cursor })
     }
 
-    /// Ends a command with everything in its process group: TERM, and after 3 s KILL.
+    /// Ends a command with everything in its process group, by TERM and after 3 s by KILL, and says
+    /// whether it ran.
     ///
     /// # Errors
     ///
-    /// [`FailureKind::ServerFailed`] also for one that has ended meanwhile: agents do not tell that
-    /// apart. See [`Agent::status`].
+    /// When the agent does not answer, or cannot.
     #[doc(alias = "kill")]
-    pub async fn interrupt(&self, id: &str) -> Result<(), Failure> {
+    pub async fn interrupt(&self, id: &str) -> Result<bool, Failure> {
         let call =
             Call::new("interrupt a command", Method::DELETE, &["command"]).query("id", id).once();
-        self.http.fetch(&self.target, call).await.map(drop)
+        let failure = match self.http.fetch(&self.target, call).await {
+            Ok(_) => return Ok(true),
+            Err(failure) => failure,
+        };
+        // One that has ended is refused like any failure of the agent.
+        match failure.kind() {
+            FailureKind::NotFound => Ok(false),
+            FailureKind::ServerFailed if !self.status(id).await?.running => Ok(false),
+            _ => Err(failure),
+        }
     }
 
     /// What the agent sees of the machine. It measures for about a second.

@@ -50,6 +50,8 @@ pub enum FailureKind {
     KeyWrong,
     /// The server has no such image and cannot pull it.
     ImageUnavailable,
+    /// The server cannot reach the sandbox.
+    SandboxUnreachable,
     /// What the server runs sandboxes on (Docker, Kubernetes) does not answer it.
     RuntimeDown,
     /// The server does not let this host path be mounted.
@@ -85,6 +87,7 @@ pub(super) struct Context {
     pub(super) place: String,
     pub(super) plane: Plane,
     pub(super) request_id: Option<String>,
+    pub(super) time: Duration,
     pub(super) secrets: Vec<Secret>,
 }
 
@@ -142,13 +145,19 @@ impl Failure {
     /// The error to report when this happened while a command ran: whatever means that its sandbox
     /// is out of reach is `sandbox_lost`.
     pub fn while_running(self) -> Error {
-        use FailureKind::{
-            Cut, Lost, NotFound, RuntimeDown, ServerFailed, Stalled, TimedOut, Unreachable,
+        let lost = match self.0.kind {
+            FailureKind::Unreachable
+            | FailureKind::TimedOut
+            | FailureKind::Lost
+            | FailureKind::Cut
+            | FailureKind::Stalled
+            | FailureKind::NotFound
+            | FailureKind::SandboxUnreachable
+            | FailureKind::RuntimeDown => true,
+            // An agent that fails at something is there.
+            FailureKind::ServerFailed => self.0.context.plane == Plane::Server,
+            _ => false,
         };
-        let lost = matches!(
-            self.0.kind,
-            Unreachable | TimedOut | Lost | Cut | Stalled | NotFound | RuntimeDown | ServerFailed
-        );
         let kind = if lost { ErrorKind::SandboxLost } else { self.error_kind() };
         self.into_error(kind)
     }
@@ -164,6 +173,11 @@ impl Failure {
     /// The particular words, without the sentence around them.
     pub(super) fn words(&self) -> &str {
         &self.0.words
+    }
+
+    pub(super) fn timed_out(context: &Context) -> Self {
+        let words = format!("not within {} s", context.time.as_secs_f64());
+        Self::new(FailureKind::TimedOut, context, words)
     }
 
     /// A connection that cannot be used, found before anything is sent.
@@ -219,8 +233,8 @@ impl Failure {
         use FailureKind::{
             Cut, EgressMissing, Exhausted, HostPathRefused, ImageUnavailable, InvalidConnection,
             InvalidRequest, KeyMissing, KeyWrong, Lost, NotFound, NotOpenSandbox, NotReady,
-            NotSupported, PolicyRefused, RuntimeDown, ServerFailed, Stalled, Surprise, TimedOut,
-            Tls, Unreachable, WrongState,
+            NotSupported, PolicyRefused, RuntimeDown, SandboxUnreachable, ServerFailed, Stalled,
+            Surprise, TimedOut, Tls, Unreachable, WrongState,
         };
         match self.0.kind {
             InvalidRequest => ErrorKind::InvalidRequest,
@@ -230,7 +244,9 @@ impl Failure {
             Cut | Stalled => ErrorKind::SandboxLost,
             Unreachable | NotOpenSandbox | Tls | TimedOut | Lost | ImageUnavailable
             | RuntimeDown | EgressMissing | PolicyRefused | NotFound | NotReady | WrongState
-            | NotSupported | ServerFailed | Surprise => ErrorKind::SandboxUnavailable,
+            | NotSupported | SandboxUnreachable | ServerFailed | Surprise => {
+                ErrorKind::SandboxUnavailable
+            }
         }
     }
 
@@ -247,8 +263,8 @@ impl Failure {
         use FailureKind::{
             Cut, EgressMissing, Exhausted, HostPathRefused, ImageUnavailable, InvalidConnection,
             InvalidRequest, KeyMissing, KeyWrong, Lost, NotFound, NotOpenSandbox, NotReady,
-            NotSupported, PolicyRefused, RuntimeDown, ServerFailed, Stalled, Surprise, TimedOut,
-            Tls, Unreachable, WrongState,
+            NotSupported, PolicyRefused, RuntimeDown, SandboxUnreachable, ServerFailed, Stalled,
+            Surprise, TimedOut, Tls, Unreachable, WrongState,
         };
         match self.0.kind {
             Unreachable => "no connection could be made",
@@ -261,6 +277,7 @@ impl Failure {
             KeyMissing => "the server wants an API key",
             KeyWrong => "the server does not accept the API key",
             ImageUnavailable => "the server cannot get the image",
+            SandboxUnreachable => "the server cannot reach the sandbox",
             RuntimeDown => "the server cannot reach its container engine",
             HostPathRefused => "the server does not let this host path be mounted",
             EgressMissing => "the server is not set up for network policies",
@@ -272,6 +289,7 @@ impl Failure {
             NotSupported => "the server cannot do that",
             InvalidRequest => "the request is not valid",
             InvalidConnection => "the connection's settings cannot be used",
+            ServerFailed if self.0.context.plane == Plane::Agent => "the agent failed",
             ServerFailed => "the server failed",
             Surprise => "the answer is not what the protocol says",
         }
@@ -327,8 +345,9 @@ fn kind_of(plane: Plane, status: u16, code: &str, words: &str) -> FailureKind {
         "HOST_PATH_NOT_ALLOWED" => FailureKind::HostPathRefused,
         "QUOTA_EXCEEDED" | "POOL_CAPACITY_EXHAUSTED" => FailureKind::Exhausted,
         "POD_IP_NOT_AVAILABLE" | "POD_READY_TIMEOUT" => FailureKind::NotReady,
-        "BACKEND_CONNECTION_FAILED" | "BACKEND_RESPONSE_FAILED" => FailureKind::Lost,
-        "BACKEND_TIMEOUT" => FailureKind::TimedOut,
+        "BACKEND_CONNECTION_FAILED" | "BACKEND_RESPONSE_FAILED" | "BACKEND_TIMEOUT" => {
+            FailureKind::SandboxUnreachable
+        }
         "INVALID_PARAMETER" if words.contains("egress.image") => FailureKind::EgressMissing,
         "INVALID_PARAMETER" if tells_of_policy(words) => FailureKind::PolicyRefused,
         "API_NOT_SUPPORTED" | "POOL_NOT_SUPPORTED" | "NOT_SUPPORTED" => FailureKind::NotSupported,
@@ -352,7 +371,8 @@ fn kind_of_status(plane: Plane, status: u16, without_code: bool) -> FailureKind 
     }
 }
 
-/// Whether the server's words come from its Docker library failing to reach the engine.
+/// Whether the server's words come from its Docker library failing to reach the engine. An engine
+/// that cannot reach a registry says the same in small letters.
 fn tells_of_engine(words: &str) -> bool {
     let signs = [
         "Error while fetching server API version",

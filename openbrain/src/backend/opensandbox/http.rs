@@ -180,7 +180,7 @@ impl Http {
         let response = match timeout_at(deadline, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(Failure::transport(context, error)),
-            Err(_) => return Err(Failure::new(FailureKind::TimedOut, context, "")),
+            Err(_) => return Err(Failure::timed_out(context)),
         };
         let answer = Answer { response, context: context.clone(), deadline };
         match answer.response.status().is_success() {
@@ -246,6 +246,7 @@ impl Target {
             place: self.base.origin().ascii_serialization(),
             plane: self.plane,
             request_id: Some(random_id()),
+            time: call.time.unwrap_or(self.time),
             secrets: self.secrets.clone(),
         }
     }
@@ -336,7 +337,7 @@ impl Answer {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok((body.freeze(), false)),
                 Ok(Err(error)) => return Err(Failure::transport(&self.context, error)),
-                Err(_) => return Err(Failure::new(FailureKind::TimedOut, &self.context, "")),
+                Err(_) => return Err(Failure::timed_out(&self.context)),
             };
             let room = most - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);

@@ -123,6 +123,8 @@ async fn background_commands_are_followed_by_their_id() {
         vec![Step::Send(answer("200 OK", status))],
         vec![Step::Send(answer("200 OK\r\nEXECD-COMMANDS-TAIL-CURSOR: 7", "abc\n"))],
         vec![Step::Send(answer("200 OK", ""))],
+        vec![Step::Send(answer("500 No", r#"{"code":"RUNTIME_ERROR","message":"no"}"#))],
+        vec![Step::Send(answer("200 OK", status))],
     ];
     let (script, agent) = agent(replies).await;
     let id = agent.start_background(&RunCommand::shell("make")).await.unwrap();
@@ -130,7 +132,8 @@ async fn background_commands_are_followed_by_their_id() {
     assert_eq!((status.running, status.exit_code), (false, Some(3)));
     let page = agent.logs(&id, 3).await.unwrap();
     assert_eq!((&page.bytes[..], page.cursor), (&b"abc\n"[..], Some(7)));
-    agent.interrupt(&id).await.unwrap();
+    assert!(agent.interrupt(&id).await.unwrap());
+    assert!(!agent.interrupt(&id).await.unwrap());
     let requests = script.requests();
     assert!(requests[0].ends_with(r#"{"command":"make","background":true}"#), "{}", requests[0]);
     assert!(requests[2].starts_with("GET /proxy/44772/command/c1/logs?cursor=3 "));

@@ -110,6 +110,7 @@ async fn refusals_are_told_apart() {
         ("404 No", r#"{"detail":"Not Found"}"#, F::NotOpenSandbox),
         ("405 No", "<html>nginx</html>", F::NotOpenSandbox),
         ("500 No", "Internal Server Error", F::ServerFailed),
+        ("502 No", r#"{"code":"BACKEND_CONNECTION_FAILED","message":"m"}"#, F::SandboxUnreachable),
         ("502 No", "", F::ServerFailed),
         ("418 No", "teapot", F::Surprise),
     ] {
