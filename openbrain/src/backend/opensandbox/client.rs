@@ -11,7 +11,7 @@ use reqwest::{Method, Url, header::HeaderMap};
 use super::{
     agent::Agent,
     failure::{Failure, FailureKind, Plane},
-    http::{Call, Http, Target},
+    http::{Call, Http, Target, Whole},
     secret::Secret,
     wire::{
         CreateSandbox, Diagnostics, Endpoint, NetworkPolicy, NetworkPolicyState, NetworkRule, Page,
@@ -137,7 +137,7 @@ impl Client {
     /// When it is not, or is something else.
     pub async fn health(&self) -> Result<(), Failure> {
         let call = Call::new("ask for its health", Method::GET, &["health"]);
-        let answer: serde::de::IgnoredAny = self.http.fetch(&self.target, call).await?.json()?;
+        let answer: serde::de::IgnoredAny = self.fetch(call).await?.json()?;
         let serde::de::IgnoredAny = answer;
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Client {
     /// As [`Client::get`]; servers before 1.1 do not know.
     pub async fn version(&self) -> Result<String, Failure> {
         let call = Call::new("ask for its version", Method::GET, &["version"]);
-        let answer: Version = self.http.fetch(&self.target, call).await?.json()?;
+        let answer: Version = self.fetch(call).await?.json()?;
         Ok(answer.version)
     }
 
@@ -164,7 +164,7 @@ impl Client {
             .json(request)
             .time(self.options.create_timeout);
         let image = request.image.as_ref().map(|image| image.uri.as_str());
-        let answer = self.http.fetch(&self.target, call).await;
+        let answer = self.fetch(call).await;
         answer.and_then(|answer| answer.json()).map_err(|failure| match failure.kind() {
             FailureKind::ImageUnavailable => failure.about(image),
             _ => failure,
@@ -178,7 +178,7 @@ impl Client {
     /// [`FailureKind::NotFound`] when there is none, and whatever keeps the server from answering.
     pub async fn get(&self, id: &str) -> Result<Sandbox, Failure> {
         let call = Call::new("look at a sandbox", Method::GET, &["v1", "sandboxes", id]);
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// Every sandbox that `filter` lets through, up to 10 000.
@@ -198,7 +198,7 @@ impl Client {
             if !filter.metadata.is_empty() {
                 call = call.query("metadata", query_text(&filter.metadata));
             }
-            let page: Page = self.http.fetch(&self.target, call).await?.json()?;
+            let page: Page = self.fetch(call).await?.json()?;
             let more = page.has_next();
             found.extend(page.items);
             if !more {
@@ -217,7 +217,7 @@ impl Client {
         let path = ["v1", "sandboxes", id, "renew-expiration"];
         let call = Call::new("renew a sandbox", Method::POST, &path)
             .json(&Renewal { expires_at: Some(at) });
-        let answer = self.http.fetch(&self.target, call).await?;
+        let answer = self.fetch(call).await?;
         let renewal: Renewal = answer.json()?;
         renewal.expires_at.ok_or_else(|| answer.surprise("it tells no time"))
     }
@@ -230,7 +230,7 @@ impl Client {
     pub async fn pause(&self, id: &str) -> Result<(), Failure> {
         let path = ["v1", "sandboxes", id, "pause"];
         let call = Call::new("pause a sandbox", Method::POST, &path);
-        self.http.fetch(&self.target, call).await.map(drop)
+        self.fetch(call).await.map(drop)
     }
 
     /// Lets a paused sandbox run again.
@@ -241,7 +241,7 @@ impl Client {
     pub async fn resume(&self, id: &str) -> Result<(), Failure> {
         let path = ["v1", "sandboxes", id, "resume"];
         let call = Call::new("resume a sandbox", Method::POST, &path);
-        self.http.fetch(&self.target, call).await.map(drop)
+        self.fetch(call).await.map(drop)
     }
 
     /// Deletes a sandbox, and says whether it was there.
@@ -252,7 +252,7 @@ impl Client {
     #[doc(alias = "kill")]
     pub async fn delete(&self, id: &str) -> Result<bool, Failure> {
         let call = Call::new("delete a sandbox", Method::DELETE, &["v1", "sandboxes", id]);
-        match self.http.fetch(&self.target, call).await {
+        match self.fetch(call).await {
             Ok(_) => Ok(true),
             Err(failure) if failure.kind() == FailureKind::NotFound => Ok(false),
             Err(failure) => Err(failure),
@@ -271,7 +271,7 @@ impl Client {
         if self.options.use_server_proxy {
             call = call.query("use_server_proxy", true);
         }
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// Sets labels, and takes away those whose value is none.
@@ -286,7 +286,7 @@ impl Client {
     ) -> Result<Sandbox, Failure> {
         let path = ["v1", "sandboxes", id, "metadata"];
         let call = Call::new("label a sandbox", Method::PATCH, &path).json(changes);
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// The network policy in force.
@@ -297,7 +297,7 @@ impl Client {
     pub async fn network_policy(&self, id: &str) -> Result<NetworkPolicyState, Failure> {
         let path = ["v1", "sandboxes", id, "networkpolicy"];
         let call = Call::new("read a network policy", Method::GET, &path);
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// Puts another network policy in force.
@@ -312,7 +312,7 @@ impl Client {
     ) -> Result<NetworkPolicyState, Failure> {
         let path = ["v1", "sandboxes", id, "networkpolicy"];
         let call = Call::new("set a network policy", Method::PUT, &path).json(policy);
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// Adds rules to the network policy in force; a rule replaces one for the same target.
@@ -327,7 +327,7 @@ impl Client {
     ) -> Result<NetworkPolicyState, Failure> {
         let path = ["v1", "sandboxes", id, "networkpolicy"];
         let call = Call::new("change a network policy", Method::PATCH, &path).json(&rules);
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// What the server can tell about a sandbox, such as why its agent does not answer.
@@ -346,7 +346,7 @@ impl Client {
         };
         let path = ["v1", "sandboxes", id, "diagnostics", name];
         let call = Call::new(operation, Method::GET, &path).query("scope", "all");
-        self.http.fetch(&self.target, call).await?.json()
+        self.fetch(call).await?.json()
     }
 
     /// Finds the agent of a sandbox. It may not answer yet: see [`Agent::ping`].
@@ -358,6 +358,27 @@ impl Client {
         let endpoint = self.endpoint(id, AGENT_PORT).await?;
         let target = self.agent_target(endpoint)?;
         Ok(Agent::new(self.http.clone(), target, self.options.stall_timeout))
+    }
+
+    async fn fetch(&self, call: Call<'_>) -> Result<Whole, Failure> {
+        match self.http.fetch(&self.target, call).await {
+            Err(failure) if failure.is_unexplained() => Err(self.explain(failure).await),
+            result => result,
+        }
+    }
+
+    /// Tells a server whose engine is gone from one that fails at something.
+    ///
+    /// Without its engine the server answers everything but its health with a bare 500. To list needs
+    /// nothing but the engine.
+    async fn explain(&self, failure: Failure) -> Failure {
+        let list = Call::new("list sandboxes", Method::GET, &["v1", "sandboxes"])
+            .query("pageSize", 1)
+            .once();
+        match self.http.fetch(&self.target, list).await {
+            Err(again) if again.is_unexplained() => failure.explained_by(FailureKind::RuntimeDown),
+            _ => failure,
+        }
     }
 
     /// The way to an agent. The key goes along only through the server, whose it is.

@@ -223,6 +223,18 @@ impl Failure {
         self
     }
 
+    /// Whether the server failed without a word of its own.
+    pub(super) fn is_unexplained(&self) -> bool {
+        self.0.kind == FailureKind::ServerFailed
+            && self.0.status == Some(500)
+            && self.0.code.is_none()
+    }
+
+    pub(super) fn explained_by(mut self, kind: FailureKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// Names what the request was about, such as the image.
     pub(super) fn about(mut self, subject: Option<&str>) -> Self {
         self.0.subject = subject.map(str::to_owned);

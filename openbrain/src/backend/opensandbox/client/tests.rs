@@ -121,6 +121,18 @@ async fn refusals_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_server_without_its_engine_is_recognised() {
+    let bare = ("500 No", "Internal Server Error");
+    let script = Script::of(&[bare, bare]).await;
+    let failure = script.client().create(&CreateSandbox::image("x")).await.unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::RuntimeDown);
+    assert!(failure.remedy().unwrap().contains("start Docker"));
+    let script = Script::of(&[bare, ("200 OK", r#"{"items":[]}"#)]).await;
+    let failure = script.client().create(&CreateSandbox::image("x")).await.unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::ServerFailed);
+}
+
+#[tokio::test]
 async fn errors_say_what_and_what_to_do() {
     let body = r#"{"code":"DOCKER::SANDBOX_IMAGE_PULL_FAILED","message":"denied"}"#;
     let error = Error::from(refusal("500 No", body).await);
