@@ -9,6 +9,9 @@ use super::secret::{Secret, redact};
 /// How much of what was received an error quotes, in characters.
 const QUOTED: usize = 200;
 
+/// How much of the server's own words an error tells, in characters.
+const TOLD: usize = 2000;
+
 /// Why a server or an agent did not do what it was asked.
 ///
 /// Its text names the operation, the place, the server's own words and the request's id; keys and
@@ -163,7 +166,9 @@ impl Failure {
     }
 
     pub(super) fn new(kind: FailureKind, context: &Context, words: impl AsRef<str>) -> Self {
+        // Redacted before it is cut, so that no half of a secret is left.
         let words = redact(words.as_ref(), &context.secrets);
+        let words = words.chars().take(TOLD).collect();
         let (code, status, subject, retry_after) = (None, None, None, None);
         let context = context.clone();
         let unsent = false;
