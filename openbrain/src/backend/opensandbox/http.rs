@@ -113,6 +113,14 @@ pub(super) struct Whole {
     context: Context,
 }
 
+/// What is left of a request's attempts and time.
+struct Retries {
+    left: u32,
+    idempotent: bool,
+    pause: Duration,
+    deadline: Instant,
+}
+
 impl Http {
     /// Prepares TLS for `scheme`: the system's authorities, and those in `ca_file`.
     pub(super) fn new(scheme: &str, ca_file: Option<&Path>) -> Result<Self, Failure> {
@@ -128,20 +136,30 @@ impl Http {
 
     /// Sends `call` and reads the whole answer.
     pub(super) async fn fetch(&self, target: &Target, call: Call<'_>) -> Result<Whole, Failure> {
-        let deadline = Instant::now() + call.time.unwrap_or(target.time);
-        let attempt = async |context: &Context| {
-            let answer = self.attempt(target, &call, context, deadline, None).await?;
-            answer.whole().await
-        };
-        retrying(target.context(&call), &call, deadline, attempt).await
+        let context = target.context(&call);
+        let mut retries = Retries::new(&call, &context);
+        loop {
+            let result = match self.attempt(target, &call, &context, retries.deadline, None).await {
+                Ok(answer) => answer.whole().await,
+                Err(failure) => Err(failure),
+            };
+            match result {
+                Ok(whole) => return Ok(whole),
+                Err(failure) => retries.wait(failure).await?,
+            }
+        }
     }
 
     /// Sends `call` and gives its answer as soon as the head is there.
     pub(super) async fn open(&self, target: &Target, call: Call<'_>) -> Result<Answer, Failure> {
-        let deadline = Instant::now() + call.time.unwrap_or(target.time);
-        let attempt =
-            async |context: &Context| self.attempt(target, &call, context, deadline, None).await;
-        retrying(target.context(&call), &call, deadline, attempt).await
+        let context = target.context(&call);
+        let mut retries = Retries::new(&call, &context);
+        loop {
+            match self.attempt(target, &call, &context, retries.deadline, None).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => retries.wait(failure).await?,
+            }
+        }
     }
 
     /// Sends `call` with `form` as its body, once: a form may hold a stream.
@@ -151,8 +169,8 @@ impl Http {
         call: Call<'_>,
         form: Form,
     ) -> Result<Whole, Failure> {
-        let deadline = Instant::now() + call.time.unwrap_or(target.time);
         let context = target.context(&call);
+        let deadline = Instant::now() + context.time;
         self.attempt(target, &call, &context, deadline, Some(form)).await?.whole().await
     }
 
@@ -363,6 +381,35 @@ impl Answer {
     }
 }
 
+impl Retries {
+    fn new(call: &Call<'_>, context: &Context) -> Self {
+        Self {
+            left: call.retries,
+            idempotent: matches!(call.method, Method::GET | Method::PUT | Method::DELETE),
+            pause: PAUSE.0,
+            deadline: Instant::now() + context.time,
+        }
+    }
+
+    /// Waits before the next attempt, or gives the failure back because there is to be none.
+    async fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
+        if self.left == 0 || !failure.may_retry(self.idempotent) {
+            return Err(failure);
+        }
+        self.pause = match failure.retry_after() {
+            Some(asked) if asked > MOST_RETRY_AFTER => return Err(failure),
+            Some(asked) => asked,
+            None => jitter(self.pause),
+        };
+        if Instant::now() + self.pause >= self.deadline {
+            return Err(failure);
+        }
+        self.left -= 1;
+        sleep(self.pause).await;
+        Ok(())
+    }
+}
+
 impl Whole {
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
@@ -386,33 +433,6 @@ impl Whole {
     pub(super) fn surprise(&self, words: &str) -> Failure {
         Failure::surprise(&self.context, words, &self.body)
     }
-}
-
-/// Makes attempts until one succeeds, fails for good, or time is up.
-async fn retrying<T>(
-    context: Context,
-    call: &Call<'_>,
-    deadline: Instant,
-    attempt: impl AsyncFn(&Context) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let idempotent = matches!(call.method, Method::GET | Method::PUT | Method::DELETE);
-    let mut pause = PAUSE.0;
-    for _ in 0..call.retries {
-        let failure = match attempt(&context).await {
-            Err(failure) if failure.may_retry(idempotent) => failure,
-            result => return result,
-        };
-        pause = match failure.retry_after() {
-            Some(asked) if asked > MOST_RETRY_AFTER => return Err(failure),
-            Some(asked) => asked,
-            None => jitter(pause),
-        };
-        if Instant::now() + pause >= deadline {
-            return Err(failure);
-        }
-        sleep(pause).await;
-    }
-    attempt(&context).await
 }
 
 /// A pause between the shortest and three times the last one, as "decorrelated jitter" has it.

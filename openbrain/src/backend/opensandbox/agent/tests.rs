@@ -1,9 +1,27 @@
 use std::time::{Duration, Instant};
 
 use super::super::{
-    AgentEvent, Client, CommandStream, Completion, Failure, FailureKind, RunCommand,
+    Agent, AgentEvent, Client, CommandStream, Completion, CreateSandbox, Failure, FailureKind,
+    RunCommand,
     script::{Script, Step, agent, answer, chunk},
 };
+
+/// What is awaited in a task of its own must be able to change its thread; compiling proves it.
+#[test]
+fn futures_can_cross_threads() {
+    fn check<T: Send>(_: T) {}
+    fn all(client: &Client, agent: &Agent, mut stream: CommandStream) {
+        check(client.create(&CreateSandbox::default()));
+        check(client.delete("a"));
+        check(client.agent("a"));
+        check(agent.run(&RunCommand::shell("true")));
+        check(agent.upload(Vec::new()));
+        check(agent.download("/a", None));
+        check(stream.next());
+        check(stream);
+    }
+    let _ = all;
+}
 
 const INIT: &str = "{\"type\":\"init\",\"text\":\"c1\"}\n\n";
 const DONE: &str = "{\"type\":\"execution_complete\"}\n\n";
