@@ -3,7 +3,7 @@
 pub(crate) mod direct;
 pub(crate) mod embedded;
 pub(crate) mod helper;
-pub(crate) mod opensandbox;
+pub mod opensandbox;
 mod sys;
 
 use std::{fmt, future::Future, pin::Pin};
