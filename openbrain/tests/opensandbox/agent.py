@@ -190,23 +190,19 @@ class PipeOutput:
         return ended in self.ready
 
     def read(self, ended):
-        """The lines that are there. After the end nothing waits for processes left in the background."""
-        for reader in list(self.readers) if ended else self.ready:
-            name = self.readers.get(reader)
-            while name:
+        """The lines that are there. After the end one read takes what the pipe holds, and nothing waits
+        for processes that were left in the background."""
+        for reader, name in list(self.readers.items()):
+            if ended or reader in self.ready:
                 block = self.read_block(reader)
-                yield name, self.lines(name, block or b"", not block)
-                if not block or not ended:
-                    break
-            if ended and name:
-                yield name, self.lines(name, b"", True)
+                yield name, self.lines(name, block, last=ended or not block)
 
     def read_block(self, reader):
-        """Some bytes, or nothing at the end of the stream, or when there are none now."""
+        """Some bytes; none at the end of the stream, or when there are none now."""
         try:
             block = os.read(reader, 1 << 20)
         except BlockingIOError:
-            return None
+            return b""
         if not block:
             self.poll.unregister(reader)
             del self.readers[reader]

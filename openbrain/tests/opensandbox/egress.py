@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 MODE = os.environ.get("OPENSANDBOX_EGRESS_MODE", "dns")
 TOKEN = os.environ.get("OPENSANDBOX_EGRESS_TOKEN", "")
 MARK = "# egress policy\n"
+# A reset ends a connection attempt at once; after an unreachable host the kernel tries again.
+VERDICTS = {"allow": ["accept"], "deny": ["meta l4proto tcp reject with tcp reset", "reject"]}
 
 
 class Refused(Exception):
@@ -56,10 +58,9 @@ def networks(target):
 
 def enforce(policy):
     """Replaces the rules of the kernel in one transaction; returns what could not be enforced."""
-    verdicts = {"allow": "accept", "deny": "reject"}
     lines, hosts, problems = ["oif lo accept", "ct state established,related accept"], [], []
     for rule in policy["egress"]:
-        target, verdict = rule["target"], verdicts[rule["action"]]
+        target = rule["target"]
         if target.startswith("*."):
             problems.append(f"{target}: wildcards are not enforced")
             continue
@@ -69,10 +70,11 @@ def enforce(policy):
             problems.append(f"{target}: {error.strerror}")
             continue
         for network in found:
-            lines.append(f"{'ip' if network.version == 4 else 'ip6'} daddr {network} {verdict}")
+            family = "ip" if network.version == 4 else "ip6"
+            lines += [f"{family} daddr {network} {verdict}" for verdict in VERDICTS[rule["action"]]]
             if rule["action"] == "allow" and str(network.network_address) != target.split("/")[0]:
                 hosts.append(f"{network.network_address} {target}\n")
-    lines.append(verdicts[policy["defaultAction"]])
+    lines += VERDICTS[policy["defaultAction"]]
     body = "\n    ".join(lines)
     table = f"table inet opensandbox {{\n  chain output {{\n    type filter hook output priority 0;\n    {body}\n  }}\n}}\n"
     script = f"add table inet opensandbox\ndelete table inet opensandbox\n{table}"
