@@ -13,7 +13,7 @@ test sets in `env` when it creates the sandbox:
     AGENT_NEVER_READY=1      Never listen.
     AGENT_READY_DELAY_MS=N   Listen after so long.
     AGENT_FAIL_FIRST=N:CODE  Answer the first N requests but /ping with the status CODE.
-    AGENT_CUT_AFTER=N        Reset the connection of a stream after N bytes of events.
+    AGENT_CUT_AFTER=N        Close the connection of a stream after N bytes of events.
     AGENT_STALL_AFTER=N      Send nothing more on a stream after N events, and keep it open.
     AGENT_GARBAGE=1          Frames that are not JSON, and unknown types, before each event.
     AGENT_HUGE=N             One stdout event of N letters `x` after the first event.
@@ -330,7 +330,7 @@ def now():
 
 
 class Cut(Exception):
-    """The connection is to be reset."""
+    """The connection is to be closed as it is."""
 
 
 class Events:
