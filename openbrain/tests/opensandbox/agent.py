@@ -30,16 +30,13 @@ import itertools
 import json
 import os
 import pwd
-import random
 import re
-import secrets
 import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from datetime import datetime, timezone
@@ -79,7 +76,7 @@ class Command:
     known = {}
 
     def __init__(self, request):
-        self.id = secrets.token_hex(16)
+        self.id = os.urandom(16).hex()
         self.text = request.get("command") or " ".join(request.get("argv") or [])
         self.background = bool(request.get("background"))
         self.timeout = milliseconds(request.get("timeout"))
@@ -246,9 +243,7 @@ class FileOutput:
         return bool(select.select([ended], [], [], min(seconds, self.TICK))[0])
 
     def read(self, ended):
-        streams = list(self.readers)
-        random.shuffle(streams)
-        for stream in streams:
+        for stream in sorted(self.readers, key=lambda _: os.urandom(1)):
             *lines, rest = re.split(b"[\n\r]", self.held[stream] + self.readers[stream].read())
             if ended and rest:
                 lines.append(rest)
@@ -263,11 +258,9 @@ class FileOutput:
 class BackgroundOutput:
     """Both streams in one file, for `/command/{id}/logs`."""
 
-    directory = tempfile.gettempdir()
-
     def __init__(self, name):
         try:
-            self.stdout = self.stderr = open(f"{self.directory}/{name}.output", "w+b")
+            self.stdout = self.stderr = open(f"/tmp/{name}.output", "w+b")
         except OSError as error:
             raise Failure(500, "RUNTIME_ERROR", f"open output: {error.strerror}") from error
 
