@@ -57,6 +57,7 @@ OLD = os.environ.get("AGENT_CONTRACT") == "old"
 TOKEN = os.environ.get("EXECD_ACCESS_TOKEN", "")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
 FAILURES = itertools.count()
+ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Failure(Exception):
@@ -92,7 +93,7 @@ class Command:
                 arguments(request), stdin=subprocess.DEVNULL, stdout=self.output.stdout, stderr=self.output.stderr,
                 start_new_session=True, **options)
         except (OSError, subprocess.SubprocessError) as error:
-            self.finish(f"fork/exec: {getattr(error, 'strerror', None) or error}", -1)
+            self.finish(f"fork/exec: {error}", -1)
             os.close(ended)
         else:
             threading.Thread(target=self.wait, args=(ended,), daemon=True).start()
@@ -343,7 +344,7 @@ class Events:
         """Sends one event. Empty values are left out, as the real agent does."""
         event["timestamp"] = int(time.time() * 1000)
         event = {name: value for name, value in event.items() if value not in (0, "")}
-        self.write([json.dumps(event, ensure_ascii=False).encode()])
+        self.write([ENCODE(event).encode()])
         if self.count == 1 and setting("HUGE"):
             self.send({"type": "stdout", "text": "x" * setting("HUGE")})
 
@@ -351,8 +352,7 @@ class Events:
         for stream, texts in output:
             end = f',"timestamp":{int(time.time() * 1000)}}}'
             start = f'{{"type":"{stream}","text":'
-            encode = json.JSONEncoder(ensure_ascii=False).encode
-            self.write([f"{start}{encode(text)}{end}".encode() for text in texts])
+            self.write([f"{start}{ENCODE(text)}{end}".encode() for text in texts])
 
     def end(self, event):
         for _ in range(2 if setting("DUP") else 1):
@@ -383,8 +383,9 @@ class Events:
             except OSError:
                 # The command goes on; its output is thrown away.
                 self.gone = True
-        if self.bytes == self.cut_after:
-            raise Cut
+        if self.bytes == self.cut_after and not self.gone:
+            self.gone = True
+            self.connection.client.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def frame(event):
@@ -476,8 +477,9 @@ class Connection:
         return b"".join(chunks)
 
     def send_head(self, status, headers):
-        lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in headers.items())]
-        self.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        lines = [f"HTTP/1.1 {status} {'OK' if status < 400 else 'Error'}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.write("\r\n".join([*lines, "", ""]).encode())
 
     def send(self, body, status=200, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -85,7 +85,8 @@ async def files(sandbox):
     equal(await sandbox.files.read_file("/data/a/text", offset=2, limit=1), "two")
     info = (await sandbox.files.get_file_info(["/data/a/binary"]))["/data/a/binary"]
     equal((info.size, info.mode, info.owner), (len(content), 640, "root"))
-    await sandbox.files.set_permissions([SetPermissionEntry(path="/data/a/binary", mode=600, owner="daemon", group="daemon")])
+    await sandbox.files.set_permissions([
+        SetPermissionEntry(path="/data/a/binary", mode=600, owner="daemon", group="daemon")])
     await sandbox.files.move_files([MoveEntry(src="/data/a/binary", dest="/data/b/moved")])
     await sandbox.files.replace_contents([
         ContentReplaceEntry(path="/data/a/text", old_content="two", new_content="2")])

@@ -23,6 +23,17 @@ TOKEN = os.environ.get("OPENSANDBOX_EGRESS_TOKEN", "")
 MARK = "# egress policy\n"
 # A reset ends a connection attempt at once; after an unreachable host the kernel tries again.
 VERDICTS = {"allow": ["accept"], "deny": ["meta l4proto tcp reject with tcp reset", "reject"]}
+# A table must exist to be deleted; the three statements are one transaction.
+RULESET = """
+add table inet opensandbox
+delete table inet opensandbox
+table inet opensandbox {
+    chain output {
+        type filter hook output priority 0;
+        %s
+    }
+}
+"""
 
 
 class Refused(Exception):
@@ -75,10 +86,7 @@ def enforce(policy):
             if rule["action"] == "allow" and str(network.network_address) != target.split("/")[0]:
                 hosts.append(f"{network.network_address} {target}\n")
     lines += VERDICTS[policy["defaultAction"]]
-    body = "\n    ".join(lines)
-    table = f"table inet opensandbox {{\n  chain output {{\n    type filter hook output priority 0;\n    {body}\n  }}\n}}\n"
-    script = f"add table inet opensandbox\ndelete table inet opensandbox\n{table}"
-    subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
+    subprocess.run(["nft", "-f", "-"], input=RULESET % "\n".join(lines), text=True, check=True)
     write_hosts(hosts)
     return problems
 
