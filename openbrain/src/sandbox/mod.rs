@@ -9,5 +9,8 @@ pub use self::{
     isolation::{Isolation, IsolationLevel},
     limits::Limits,
     mount::{Mount, MountMode, WORKSPACE},
-    network::Network,
+    network::{Network, protect_port},
+};
+pub(crate) use self::network::{
+    AddressRange, DomainRule, Host, HostRule, NamePattern, host_name, is_protected,
 };

@@ -158,6 +158,7 @@ impl Guarded {
                 max_rss_bytes: Some(heard.max_rss),
                 memory_peak_bytes: None,
                 oom_killed: self.oom_killed,
+                network: Vec::new(),
             },
             denials: Vec::new(),
             warnings: Vec::new(),
