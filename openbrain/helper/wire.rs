@@ -120,6 +120,9 @@ pub mod pseudo {
     pub const OPEN_PROC: i32 = -3;
     /// `(flags)`: makes a child with these clone flags that sleeps until it is killed.
     pub const PARK: i32 = -4;
+    /// `(socket, message, length)`: sends a message of netlink and reads the answer, which is an
+    /// error number, as the result.
+    pub const NETLINK: i32 = -5;
 }
 
 /// What the library orders.
@@ -171,6 +174,8 @@ pub mod report {
     pub const ENDED: u32 = 6;
     /// Carries the descriptor of the sandbox's own pseudo-terminal.
     pub const TERMINAL: u32 = 7;
+    /// Carries the sockets of the sandbox's network, for the relay.
+    pub const EGRESS: u32 = 8;
 }
 
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and

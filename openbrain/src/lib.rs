@@ -64,7 +64,9 @@ pub use self::{
     exec::{Command, Exec, Stdin, TerminalSize},
     output::{BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Status},
     process::{ChildStdin, Handle, Process},
-    sandbox::{Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port},
+    sandbox::{
+        Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port,
+    },
     script::languages,
     settings::Settings,
     spec::{Place, SandboxSpec, ServerSpec, Spec, System},

@@ -100,8 +100,8 @@ pub(crate) fn host_name(text: &str) -> Option<String> {
     };
     let last = name.rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").unwrap_or("-");
-    let number = last.bytes().all(|c| c.is_ascii_digit())
-        || hex.bytes().all(|c| c.is_ascii_hexdigit());
+    let number =
+        last.bytes().all(|c| c.is_ascii_digit()) || hex.bytes().all(|c| c.is_ascii_hexdigit());
     (name.len() <= 253 && !number && name.split('.').all(label)).then_some(name)
 }
 
@@ -339,20 +339,53 @@ mod tests {
         for good in ["a.com", "*.a.com", "a.com:8443", "*.a.com:22", "A.COM."] {
             assert!(domain(good).is_some(), "{good}");
         }
-        for bad in ["", "*", "*.", "a.*", "a.com:", "a.com:0", "a.com:65536", "http://a.com", "a/b",
-            "10.0.0.1", "[::1]", "a.com:80:90", "**.a.com"]
-        {
+        for bad in [
+            "",
+            "*",
+            "*.",
+            "a.*",
+            "a.com:",
+            "a.com:0",
+            "a.com:65536",
+            "http://a.com",
+            "a/b",
+            "10.0.0.1",
+            "[::1]",
+            "a.com:80:90",
+            "**.a.com",
+        ] {
             assert!(domain(bad).is_none(), "{bad}");
         }
-        for good in ["10.0.0.5", "10.0.0.5:5432", "10.0.0.0/8", "10.0.0.0/8:22", "fd00::1",
-            "[fd00::1]:443", "[fd00::/8]:443", "db.internal:5432", "*.corp", "localhost:11434",
-            "127.0.0.1:80", "[::1]:80"]
-        {
+        for good in [
+            "10.0.0.5",
+            "10.0.0.5:5432",
+            "10.0.0.0/8",
+            "10.0.0.0/8:22",
+            "fd00::1",
+            "[fd00::1]:443",
+            "[fd00::/8]:443",
+            "db.internal:5432",
+            "*.corp",
+            "localhost:11434",
+            "127.0.0.1:80",
+            "[::1]:80",
+        ] {
             assert!(good.parse::<HostRule>().is_ok(), "{good}");
         }
-        for bad in ["", "10.0.0.0/33", "10.0.0.0/x", "localhost", "127.0.0.1", "0.0.0.0/0", "::/0",
-            "::1", "10.0.0.5:0", "::ffff:127.0.0.1", "[::1", "010.0.0.1"]
-        {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/x",
+            "localhost",
+            "127.0.0.1",
+            "0.0.0.0/0",
+            "::/0",
+            "::1",
+            "10.0.0.5:0",
+            "::ffff:127.0.0.1",
+            "[::1",
+            "010.0.0.1",
+        ] {
             assert!(bad.parse::<HostRule>().is_err(), "{bad}");
         }
     }
@@ -377,7 +410,11 @@ mod tests {
             ("*.a.com", "a.com", false),
             ("b.a.com", "*.a.com", false),
         ] {
-            assert_eq!(domain(own).unwrap().covers(&domain(other).unwrap()), covered, "{own} {other}");
+            assert_eq!(
+                domain(own).unwrap().covers(&domain(other).unwrap()),
+                covered,
+                "{own} {other}"
+            );
         }
         let host = |text: &str| text.parse::<HostRule>().unwrap();
         assert!(host("10.0.0.0/8").covers(&host("10.1.0.0/16:22")));

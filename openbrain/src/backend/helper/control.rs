@@ -36,17 +36,23 @@ pub(crate) enum StartFailure {
     Helper(Error),
 }
 
-/// Waits until the command runs; returns the sandbox's own terminal when it made one.
-pub(crate) async fn started(
-    link: &Link,
-    program: &Program,
-) -> Result<Option<OwnedFd>, StartFailure> {
-    let mut terminal = None;
+/// What a sandbox has made for the library.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// Its own terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// The sockets of its network.
+    pub(crate) egress: Vec<OwnedFd>,
+}
+
+/// Waits until the command runs; returns what the sandbox has made for the library.
+pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, StartFailure> {
+    let mut handed = Handed::default();
     let late = Instant::now() + START;
     loop {
         let heard = timeout_at(late, link.report()).await.unwrap_or_else(|_| Err(too_late()));
         let heard = heard.map_err(StartFailure::Helper)?;
-        let Some((heard, fd)) = heard else {
+        let Some((heard, fds)) = heard else {
             return Err(StartFailure::Helper(Error::new(
                 ErrorKind::Internal,
                 "the helper process ended before the command started",
@@ -54,8 +60,9 @@ pub(crate) async fn started(
         };
         let error = || io::Error::from_raw_os_error(heard.errno);
         match heard.kind {
-            report::STARTED => return Ok(terminal),
-            report::TERMINAL => terminal = fd,
+            report::STARTED => return Ok(handed),
+            report::TERMINAL => handed.terminal = fds.into_iter().next(),
+            report::EGRESS => handed.egress = fds,
             report::EXEC_FAILED => return Err(StartFailure::Exec(error())),
             report::FAILED => {
                 let (what, blame) = program.describe(heard.first, heard.second);

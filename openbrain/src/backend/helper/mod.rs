@@ -15,7 +15,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     command::CommandPlan,
-    control::{Guarded, started},
+    control::{Guarded, StartFailure, started},
     launch::{launch, script_file, settle},
     program::{Arg, Data, Program, Register},
     stdio::{Ends, Handles, Streams, open, open_terminal, streams_of_terminal},

@@ -198,7 +198,8 @@ fn a_list_for_no_network_is_refused() {
 
 #[test]
 fn private_services_are_those_of_the_settings_when_they_list_any() {
-    let hosts = |settings: &str, ask: fn(Exec) -> Exec| granted(settings, ask).map(|s| s.allowed_hosts);
+    let hosts =
+        |settings: &str, ask: fn(Exec) -> Exec| granted(settings, ask).map(|s| s.allowed_hosts);
     let ask = |exec: Exec| exec.allow_host("10.0.0.5:5432");
     assert_eq!(hosts("{}", ask).unwrap(), ["10.0.0.5:5432"]);
     assert_eq!(hosts("{}", |e| e).unwrap(), [""; 0]);
@@ -206,7 +207,10 @@ fn private_services_are_those_of_the_settings_when_they_list_any() {
     assert_eq!(hosts("{allowed_hosts: ['10.0.0.0/8']}", |e| e).unwrap(), ["10.0.0.0/8"]);
     assert_eq!(hosts("{allowed_hosts: []}", ask), Err(ErrorKind::PolicyDenied));
     assert_eq!(hosts("{allowed_hosts: ['10.0.0.5:22']}", ask), Err(ErrorKind::PolicyDenied));
-    assert_eq!(hosts("{allowed_hosts: ['10.0.0.5'], allow_egress: false}", |e| e).unwrap(), [""; 0]);
+    assert_eq!(
+        hosts("{allowed_hosts: ['10.0.0.5'], allow_egress: false}", |e| e).unwrap(),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -144,6 +144,16 @@ impl Policy {
         public(target)
     }
 
+    /// Whether an address of a name that may be asked for may be reached, on some port.
+    pub(crate) fn any_port(&self, name: &str, target: Target) -> Result<(), Reason> {
+        let by_name = self.hosts.iter().any(|rule| names(rule, name));
+        let by_address = self.hosts.iter().any(|rule| is_in(rule, target.address));
+        if by_name && !is_dangerous_by_name(target) || by_address {
+            return Ok(());
+        }
+        public(target)
+    }
+
     /// Whether a connection to an address may be made that the command itself named.
     pub(crate) fn literal(&self, target: Target) -> Result<(), Reason> {
         if self.lists(target) {
@@ -162,17 +172,18 @@ impl Policy {
 
     /// Whether the address itself is one of the allowed hosts.
     fn lists(&self, target: Target) -> bool {
-        let address = plain(target.address);
-        self.hosts.iter().any(|rule| {
-            let here = match &rule.host {
-                Host::Range(range) => range.contains(address),
-                Host::Name(NamePattern::Exact(name)) => {
-                    name == "localhost" && kind(address) == Kind::Loopback
-                }
-                Host::Name(NamePattern::Below(_)) => false,
-            };
-            here && fits(rule, target.port)
-        })
+        self.hosts.iter().any(|rule| is_in(rule, target.address) && fits(rule, target.port))
+    }
+}
+
+/// Whether an address is what a rule names; `localhost` names the loopback addresses.
+fn is_in(rule: &HostRule, address: IpAddr) -> bool {
+    match &rule.host {
+        Host::Range(range) => range.contains(plain(address)),
+        Host::Name(NamePattern::Exact(name)) => {
+            name == "localhost" && kind(address) == Kind::Loopback
+        }
+        Host::Name(NamePattern::Below(_)) => false,
     }
 }
 
@@ -239,6 +250,11 @@ impl Reason {
     /// The setting that would allow it: flag and key.
     pub(crate) fn remedy(self, host: &str, port: Option<u16>) -> Option<String> {
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        // A name that leads to such an address is not what would be listed.
+        let by_address = matches!(self, Self::Loopback | Self::LinkLocal | Self::Metadata);
+        if by_address && host.parse::<IpAddr>().is_err() {
+            return None;
+        }
         let both = port.map_or_else(|| bracketed.clone(), |port| format!("{bracketed}:{port}"));
         let (flag, value, key) = match self {
             Self::Name => ("--allow-domain", host.to_owned(), "allowed_domains"),
@@ -265,10 +281,8 @@ mod tests {
 
     fn listed(ports: Option<&[u16]>, domains: Option<&[&str]>, hosts: &[&str]) -> Policy {
         let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let network = Network::Listed {
-            ports: ports.map(<[u16]>::to_vec),
-            domains: domains.map(texts),
-        };
+        let network =
+            Network::Listed { ports: ports.map(<[u16]>::to_vec), domains: domains.map(texts) };
         Policy::new(&network, &texts(hosts)).unwrap().unwrap()
     }
 
@@ -374,6 +388,7 @@ mod tests {
         assert!(remedy.contains("--allow-host [fd00::1]:80"), "{remedy}");
         assert!(Reason::Name.remedy("a.b", None).unwrap().contains("--allow-domain a.b"));
         assert!(Reason::Port.remedy("a.b", Some(22)).unwrap().contains("--allow-port 22"));
+        assert_eq!(Reason::Loopback.remedy("evil.example", None), None);
         assert_eq!(Reason::Protected.remedy("::1", Some(80)), None);
     }
 
