@@ -27,7 +27,6 @@ use std::{
     },
 };
 
-pub(crate) use self::probe::checks;
 use self::{
     cgroup::{Groups, Hierarchies},
     egress::Egress,
@@ -36,6 +35,7 @@ use self::{
     root::Root,
     sources::Source,
 };
+pub(crate) use self::{egress::checks as egress_checks, probe::checks};
 use super::{
     Backend, BoxFuture, Control, Ended, Order, Running,
     helper::{

@@ -49,6 +49,7 @@ use self::{
 };
 use crate::{
     backend::{Ended, helper::Program, sys},
+    check::Check,
     error::{Error, Result},
     sandbox::Network,
     spec::SandboxSpec,
@@ -284,4 +285,17 @@ pub(crate) fn remedy(what: &str) -> Option<&'static str> {
         ROUTES => Some("use a kernel with IP_MULTIPLE_TABLES, or do without network"),
         _ => None,
     }
+}
+
+/// The checks of the network that need no trial.
+pub(crate) fn checks() -> Vec<Check> {
+    let ipv6 = match has_ipv6() {
+        true => Check::ok("egress_ipv6", "sandboxes with a network have IPv6"),
+        false => Check::warning(
+            "egress_ipv6",
+            "the kernel has no IPv6; sandboxes reach hosts by IPv4 alone",
+            "boot without `ipv6.disable=1`",
+        ),
+    };
+    vec![ipv6]
 }
