@@ -63,7 +63,8 @@ pub fn doctor(settings: &Settings) -> Report {
             None
         }
     };
-    if isolation.is_some() {
+    let without_network = Exec::new("true").sandbox().allow_network(false);
+    if isolation.is_some() || Engine::new(settings.clone()).run_blocking(without_network).is_ok() {
         checks.extend(egress(settings));
     }
     Report { checks, isolation }

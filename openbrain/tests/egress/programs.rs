@@ -131,7 +131,7 @@ stages! {
         let store = openbrain::Mount::new(world.path("ca.jks"), "/ca.jks", openbrain::MountMode::Ro);
         let file = openbrain::Mount::new(world.path("A.java"), "/A.java", openbrain::MountMode::Ro);
         for (network, works) in [("{}", true), ("{allow_egress: false}", false)] {
-            let exec = Exec::new("java -Djavax.net.ssl.trustStore=/ca.jks /A.java");
+            let exec = Exec::new("java -Djavax.net.ssl.trustStore=/ca.jks -Djavax.net.ssl.trustStorePassword=changeit /A.java");
             let output = run_in(network, exec.mount_at(store.clone()).mount_at(file.clone()));
             assert_eq!(output.stdout_text().contains("hello"), works, "{network}: {}", said(&output));
         }

@@ -191,7 +191,9 @@ except OSError:
     fn a_service_on_the_hosts_loopback_can_be_opened_by_its_port(_world: &World) {
         // In a process of its own, as services are.
         let server = "import http.server as h; h.HTTPServer(('127.0.0.1', 11434), h.SimpleHTTPRequestHandler).serve_forever()";
-        let mut server = std::process::Command::new("/usr/bin/python3").args(["-c", server]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut server = std::process::Command::new("/usr/bin/python3").args(["-c", server]).stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null()).spawn().unwrap();
         while std::net::TcpStream::connect("127.0.0.1:11434").is_err() {
             std::thread::yield_now();
         }

@@ -1,7 +1,8 @@
 //! Connections of the command: where each was to go, whether it may, and the bytes.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use rustix::process::{Resource, getrlimit};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OnceCell, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -32,16 +33,28 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     /// Of each connection.
     pub(super) bounds: Bounds,
-    /// Questions to the name server in a second.
-    pub(super) questions: u32,
-    /// Questions at once after a pause.
-    pub(super) burst: u32,
+    /// Questions in a second that the host's name servers are asked, and after a pause at once.
+    pub(super) questions: Rate,
+    /// The same for questions that are answered here.
+    pub(super) own_questions: Rate,
+}
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate {
+    pub(super) in_a_second: u32,
+    pub(super) at_once: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let bounds = Bounds { idle: Duration::from_secs(3600), bytes: 1 << 40 };
-        Self { connections: 1024, bounds, questions: 500, burst: 2000 }
+        Self {
+            connections: 1024,
+            bounds,
+            questions: Rate { in_a_second: 500, at_once: 2000 },
+            own_questions: Rate { in_a_second: 10_000, at_once: 50_000 },
+        }
     }
 }
 
@@ -62,6 +75,8 @@ pub(super) struct Run {
     pub(super) resolver: Resolver,
     pub(super) tally: Tally,
     names: Mutex<Names>,
+    /// Names that somebody is asked for right now: everybody who wants to know waits for that.
+    asking: Mutex<HashMap<String, Arc<OnceCell<Known>>>>,
     places: Arc<Semaphore>,
     /// Connections that still have something of the command's to pass on.
     pub(super) unsent: watch::Sender<usize>,
@@ -70,7 +85,7 @@ pub(super) struct Run {
 }
 
 /// What became of the question for a name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Known {
     /// It has these addresses, made-up ones among them for the command.
     Entry(Entry),
@@ -86,6 +101,7 @@ impl Run {
             resolver: Resolver::of_host(),
             tally: Tally::default(),
             names: Mutex::default(),
+            asking: Mutex::default(),
             places: Arc::new(Semaphore::new(limits.connections)),
             unsent: watch::Sender::new(0),
             open: watch::Sender::new(0),
@@ -98,10 +114,19 @@ impl Run {
 
     /// What is behind a name that may be asked for.
     pub(super) async fn look_up(&self, name: &str) -> Known {
-        let now = Instant::now().into_std();
-        if let Some(entry) = self.names().fresh(name, now) {
+        if let Some(entry) = self.names().fresh(name, Instant::now().into_std()) {
             return Known::Entry(entry.clone());
         }
+        let asking = || self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = Arc::clone(asking().entry(name.to_owned()).or_default());
+        let known = cell.get_or_init(|| self.ask_for(name)).await.clone();
+        // Whoever comes later asks again, when the answer has become too old.
+        asking().remove(name);
+        known
+    }
+
+    async fn ask_for(&self, name: &str) -> Known {
+        let now = Instant::now().into_std();
         match self.resolver.addresses(name).await {
             Found::Addresses(addresses, ttl) => {
                 let until = now + ttl.clamp(BELIEVED.0, BELIEVED.1);
@@ -190,10 +215,7 @@ async fn reach(run: &Run, client: &TcpStream) -> Option<(TcpStream, Arc<Use>)> {
     let entry = run.names().behind(address).cloned();
     let (host, allowed) = match &entry {
         Some(entry) => (entry.name.to_string(), addresses_of(run, entry, address, port).await),
-        None => {
-            let allowed = run.policy.literal(run.target(address, port));
-            (address.to_string(), allowed.map(|()| vec![address]))
-        }
+        None => (address.to_string(), literal(run, address, port)),
     };
     let addresses = match allowed {
         Ok(addresses) => addresses,
@@ -213,6 +235,19 @@ async fn reach(run: &Run, client: &TcpStream) -> Option<(TcpStream, Arc<Use>)> {
     let server = server?;
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     Some((server, counts))
+}
+
+/// The addresses that an address stands for: itself, and for one loopback address the other, because
+/// `localhost` is both and a service listens on one of them.
+fn literal(run: &Run, address: IpAddr, port: u16) -> Result<Vec<IpAddr>, Reason> {
+    run.policy.literal(run.target(address, port))?;
+    let other: Option<IpAddr> = match address {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => None,
+    };
+    let other = other.filter(|other| run.policy.literal(run.target(*other, port)).is_ok());
+    Ok([address].into_iter().chain(other).collect())
 }
 
 /// The addresses of a name that may be connected to; those of the version that the command chose

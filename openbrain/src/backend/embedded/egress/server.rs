@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     dns::{self, A, AAAA, Arrived, Code, Query},
     policy::{Reason, Target},
-    relay::{Known, Run},
+    relay::{Known, Rate, Run},
     resolver::random,
 };
 
@@ -34,19 +34,17 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Server {
     run: Arc<Run>,
     waiting: Semaphore,
-    budget: Mutex<Budget>,
-}
-
-/// Questions that may be asked now.
-struct Budget {
-    left: f64,
-    at: Instant,
+    /// For what the host's name servers are asked, and for what is answered here.
+    budget: Budget,
+    own_budget: Budget,
 }
 
 impl Server {
     pub(super) fn new(run: Arc<Run>) -> Self {
-        let budget = Budget { left: run.limits.burst.into(), at: Instant::now() };
-        Self { run, waiting: Semaphore::new(MOST_WAITING), budget: Mutex::new(budget) }
+        let limits = run.limits;
+        let budget = Budget::new(limits.questions);
+        let own_budget = Budget::new(limits.own_questions);
+        Self { run, waiting: Semaphore::new(MOST_WAITING), budget, own_budget }
     }
 
     /// Answers what comes in datagrams, for as long as it is polled.
@@ -131,9 +129,8 @@ impl Server {
 
     /// The answer to a question for which nobody else has to be asked.
     fn at_once(&self, query: &Query) -> Option<Vec<u8>> {
-        if !self.within_budget() {
-            self.run.tally.denied("*", Some(53), Reason::Busy);
-            return Some(query.empty(Code::Refused));
+        if !self.own_budget.take() {
+            return Some(self.too_many(query));
         }
         let Some(name) = &query.name else {
             self.run.tally.denied(&query.shown, None, Reason::NoName);
@@ -154,6 +151,9 @@ impl Server {
     /// The answer to a question that the policy allows.
     async fn answer(&self, query: &Query, datagram: bool) -> Vec<u8> {
         let Some(name) = &query.name else { return query.empty(Code::NoName) };
+        if !self.budget.take() {
+            return self.too_many(query);
+        }
         let Ok(_permit) = self.waiting.try_acquire() else { return query.empty(Code::Failed) };
         if query.kind != A && query.kind != AAAA {
             let id = random();
@@ -198,18 +198,33 @@ impl Server {
         self.run.policy.any_port(name, target).err()
     }
 
-    /// Whether one more question may be asked now.
-    fn within_budget(&self) -> bool {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let limits = self.run.limits;
+    /// Counts a question that was one too many, and refuses it.
+    fn too_many(&self, query: &Query) -> Vec<u8> {
+        self.run.tally.denied("*", Some(53), Reason::Busy);
+        query.empty(Code::Refused)
+    }
+}
+
+/// What may still happen of something that has a rate.
+struct Budget {
+    rate: Rate,
+    left: Mutex<(f64, Instant)>,
+}
+
+impl Budget {
+    fn new(rate: Rate) -> Self {
+        Self { rate, left: Mutex::new((rate.at_once.into(), Instant::now())) }
+    }
+
+    /// Whether it may happen once more now.
+    fn take(&self) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let earned = now.duration_since(budget.at).as_secs_f64() * f64::from(limits.questions);
-        budget.left = (budget.left + earned).min(limits.burst.into());
-        budget.at = now;
-        let enough = budget.left >= 1.0;
-        if enough {
-            budget.left -= 1.0;
-        }
+        let earned = now.duration_since(left.1).as_secs_f64() * f64::from(self.rate.in_a_second);
+        let most = f64::from(self.rate.at_once);
+        *left = ((left.0 + earned).min(most), now);
+        let enough = left.0 >= 1.0;
+        left.0 -= f64::from(u8::from(enough));
         enough
     }
 }
