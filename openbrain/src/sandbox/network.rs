@@ -1,7 +1,6 @@
 //! What a sandbox may reach, and how lists of names and hosts are written.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
     sync::{Mutex, PoisonError},
@@ -268,12 +267,6 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     match text.split_once(':') {
         Some((host, number)) if !number.contains(':') => Some((host, Some(port(number)?))),
         _ => Some((text, None)),
-    }
-}
-
-impl fmt::Display for AddressRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.first, self.bits)
     }
 }
 

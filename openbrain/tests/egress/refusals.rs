@@ -2,7 +2,7 @@
 
 use openbrain::{Exec, protect_port};
 
-use crate::world::{World, denial, engine, exchanged, run, said};
+use crate::world::{World, denial, engine, run, said};
 
 /// Tries to connect and says how that ended: `open` when a byte came back.
 const CONNECT: &str = r#"
@@ -202,7 +202,8 @@ except OSError:
             let (output, lines) = connect_with(network, &targets, |exec| exec.allow_host("localhost:11434"));
             let found: Vec<bool> = lines.iter().map(|line| line.contains("open")).collect();
             assert_eq!(found, [expected, expected, false], "{network} {lines:?}");
-            assert_eq!(exchanged(&output, "127.0.0.1", 11434).connections, 2);
+let uses = output.resources.network.iter();
+            assert_eq!(uses.map(|used| used.connections).sum::<u64>(), 2);
             let (_, lines) = connect(network, &["localhost:11434"]);
             assert!(lines[0].contains("refused"), "{lines:?}");
         }

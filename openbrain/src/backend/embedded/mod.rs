@@ -257,8 +257,12 @@ impl<'a> Run<'a> {
 
     /// Whether a run that has failed to start can be tried again without what failed.
     fn can_do_without(&self, failure: &StartFailure) -> bool {
-        matches!(failure, StartFailure::Step(what, ..) if what == egress::REDIRECT)
-            && self.egress.as_ref().is_some_and(egress::Plan::can_do_without_redirection)
+        match (failure, &self.egress) {
+            (StartFailure::Step(what, _, error), Some(egress)) if what == egress::REDIRECT => {
+                egress.can_do_without_redirection(error)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -199,3 +199,88 @@ async fn through_pipe(from: &TcpStream, to: &TcpStream, pipe: &Pipe) -> io::Resu
     }
     Ok(read)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        runtime::Builder,
+    };
+
+    use super::{Bounds, MUCH, Relaxed, Use, both_ways};
+
+    /// Two ends of two connections that are copied between, and what was counted.
+    fn copied<F: Future<Output = ()>>(
+        bounds: Bounds,
+        talk: impl FnOnce(TcpStream, TcpStream) -> F,
+    ) -> (u64, u64) {
+        let pair = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let outer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            (outer, listener.accept().await.unwrap().0)
+        };
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ((client, near), (server, far)) = (pair().await, pair().await);
+            let counts = Use::default();
+            let copy = async {
+                both_ways(&near, &far, &counts, bounds, || {}).await;
+                drop((near, far));
+            };
+            tokio::join!(copy, talk(client, server));
+            (counts.sent.load(Relaxed), counts.received.load(Relaxed))
+        })
+    }
+
+    const WIDE: Bounds = Bounds { idle: Duration::from_secs(60), bytes: u64::MAX };
+
+    #[test]
+    fn much_is_unchanged_through_buffer_and_pipe() {
+        let data: Vec<u8> = (0..MUCH as u32 * 2).flat_map(u32::to_le_bytes).collect();
+        let expected = data.len() as u64;
+        let counts = copied(WIDE, async |mut client, mut server| {
+            let sent = data.clone();
+            let send = async move {
+                client.write_all(&sent).await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                assert_eq!(answer, "thanks");
+            };
+            let receive = async {
+                let mut received = Vec::new();
+                server.read_to_end(&mut received).await.unwrap();
+                assert!(received == data);
+                server.write_all(b"thanks").await.unwrap();
+                server.shutdown().await.unwrap();
+            };
+            tokio::join!(send, receive);
+        });
+        assert_eq!(counts, (expected, 6));
+    }
+
+    #[test]
+    fn who_says_nothing_for_long_is_cut_off() {
+        let bounds = Bounds { idle: Duration::from_millis(100), ..WIDE };
+        copied(bounds, async |mut client, mut server| {
+            client.write_all(b"x").await.unwrap();
+            server.read_exact(&mut [0]).await.unwrap();
+            assert!(client.read(&mut [0]).await.is_err(), "a reset");
+        });
+    }
+
+    #[test]
+    fn who_sends_too_much_is_cut_off() {
+        let bounds = Bounds { bytes: 1000, ..WIDE };
+        let (sent, _) = copied(bounds, async |mut client, mut server| {
+            let _ = client.write_all(&[0; 5000]).await;
+            let mut received = Vec::new();
+            assert!(server.read_to_end(&mut received).await.is_err(), "a reset");
+            assert!(client.read(&mut [0]).await.is_err(), "a reset");
+        });
+        assert!(sent > 1000);
+    }
+}

@@ -99,14 +99,17 @@ impl Plan {
         self.setup.compile(to);
     }
 
-    /// What the command reaches, for the result.
+    /// What the command reaches, for people.
     pub(crate) fn summary(&self) -> &str {
         &self.summary
     }
 
     /// Whether a run that the kernel has refused to redirect can do without; later runs will.
-    pub(crate) fn can_do_without_redirection(&self) -> bool {
-        let can = self.setup.redirect && !needs_redirection(&self.policy);
+    pub(crate) fn can_do_without_redirection(&self, refusal: &io::Error) -> bool {
+        // What the kernel does not have, unlike what it is short of.
+        let missing = [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT];
+        let lacks = refusal.raw_os_error().is_some_and(|errno| missing.contains(&errno));
+        let can = lacks && self.setup.redirect && !needs_redirection(&self.policy);
         if can {
             NO_REDIRECTION.store(true, Ordering::Relaxed);
         }

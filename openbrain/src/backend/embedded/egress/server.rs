@@ -228,3 +228,17 @@ impl Budget {
         enough
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Budget, Rate};
+
+    #[test]
+    fn a_budget_is_spent_and_earned_again() {
+        let budget = Budget::new(Rate { in_a_second: 1000, at_once: 5 });
+        let taken = (0..1000).filter(|_| budget.take()).count();
+        assert!((5..900).contains(&taken), "{taken}");
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        assert!(budget.take());
+    }
+}
