@@ -23,7 +23,7 @@ const FIRST: u16 = 7;
 const SOURCE: u16 = 8;
 const SINK: u16 = 9;
 /// What a transfer moves.
-const SIZE: u64 = 2 << 30;
+const SIZE: u64 = 1 << 30;
 /// How many connections are made for one figure.
 const CONNECTIONS: usize = 300;
 
@@ -172,7 +172,8 @@ fn start(rounds: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
     let engine = Engine::new(Settings::default());
-    let contenders: [(&str, fn(Exec) -> Exec); 3] = [
+    type Contender = (&'static str, fn(Exec) -> Exec);
+    let contenders: [Contender; 3] = [
         ("none", |exec| exec.allow_network(false)),
         ("open", |exec| exec.allow_network(true)),
         ("listed", |exec| exec.allow_port(80).allow_port(443).allow_domain("*.example")),

@@ -208,7 +208,7 @@ let uses = output.resources.network.iter();
             assert!(lines[0].contains("refused"), "{lines:?}");
         }
         protect_port(11434);
-        let (output, lines) = connect_with("{}", &["localhost:11434"], |exec| exec.allow_host("localhost:11434"));
+        let (output, lines) = connect_with("{}", &["127.0.0.1:11434"], |exec| exec.allow_host("localhost:11434"));
         assert!(!lines[0].contains("open"), "{lines:?}");
         assert_eq!(denial(&output, "127.0.0.1:11434").reason, "the port controls openbrain itself");
         server.kill().unwrap();

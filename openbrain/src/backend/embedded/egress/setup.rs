@@ -171,10 +171,9 @@ impl Setup {
         let v4 = libc::NFPROTO_IPV4 as u8;
         let v6 = libc::NFPROTO_IPV6 as u8;
         let (tcp, udp) = (libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8);
-        let mut rules = vec![Rule::default().meta(L4_PROTOCOL, tcp).is_no_first_segment().accept()];
+        let mut rules = vec![Rule::default().meta(L4_PROTOCOL, tcp).no_first_segment().accept()];
         for port in &self.loopback_ports {
-            for (family, is_loopback) in
-                [(v4, Rule::to_loopback_v4 as Test), (v6, Rule::to_loopback_v6)]
+            for (family, is_loopback) in [(v4, Rule::loopback_v4 as Test), (v6, Rule::loopback_v6)]
             {
                 let rule = is_loopback(Rule::default().meta(PROTOCOL_FAMILY, family));
                 rules.push(rule.meta(L4_PROTOCOL, tcp).port(*port).redirect());
@@ -182,8 +181,8 @@ impl Setup {
         }
         let server = NAME_SERVER.octets();
         rules.extend([
-            Rule::default().meta(PROTOCOL_FAMILY, v4).to_loopback_v4().accept(),
-            Rule::default().meta(PROTOCOL_FAMILY, v6).to_loopback_v6().accept(),
+            Rule::default().meta(PROTOCOL_FAMILY, v4).loopback_v4().accept(),
+            Rule::default().meta(PROTOCOL_FAMILY, v6).loopback_v6().accept(),
             Rule::default().meta(PROTOCOL_FAMILY, v4).payload(NETWORK, 16, &server).accept(),
         ]);
         match &self.ports {
@@ -261,11 +260,11 @@ impl Rule {
         self.with("cmp", |m, value| compare(m, 0, value), value.to_vec())
     }
 
-    fn to_loopback_v4(self) -> Self {
+    fn loopback_v4(self) -> Self {
         self.payload(NETWORK, 16, &[127])
     }
 
-    fn to_loopback_v6(self) -> Self {
+    fn loopback_v6(self) -> Self {
         self.payload(NETWORK, 24, &Ipv6Addr::LOCALHOST.octets())
     }
 
@@ -274,7 +273,7 @@ impl Rule {
     }
 
     /// Of the flags SYN and ACK, not SYN alone.
-    fn is_no_first_segment(self) -> Self {
+    fn no_first_segment(self) -> Self {
         self.load(TRANSPORT, 13, 1)
             .with(
                 "bitwise",
