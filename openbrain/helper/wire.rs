@@ -216,6 +216,10 @@ fn call_is_sound(call: &Call, data: u32) -> bool {
     let wide = match call.number {
         pseudo::EXPECT => call.kinds[0] == kind::DATA && call.args[0] + 8 <= data as u64,
         pseudo::STORE => call.kinds[1] == kind::DATA && call.args[1] + 4 <= data as u64,
+        pseudo::NETLINK => {
+            call.kinds[1..3] == [kind::DATA, kind::VALUE]
+                && call.args[1].checked_add(call.args[2]).is_some_and(|end| end <= data as u64)
+        }
         _ => true,
     };
     let save = call.save == NO_REGISTER || (call.save as usize) < REGISTERS;

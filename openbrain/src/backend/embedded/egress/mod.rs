@@ -162,7 +162,7 @@ impl Egress {
     pub(crate) async fn settle(&mut self, ended: &mut Ended) {
         let (done, settled) = oneshot::channel();
         if self.end.try_send(done).is_ok() {
-            let _ = timeout(SETTLE * 2, settled).await;
+            let _ = timeout(SETTLE + SETTLE / 2, settled).await;
         }
         self.settled = true;
         ended.resources.network = self.run.tally.uses();
