@@ -5,7 +5,9 @@ mod limits;
 mod mount;
 mod network;
 
-pub(crate) use self::network::{DomainRule, Host, HostRule, NamePattern, host_name, is_protected};
+pub(crate) use self::network::{
+    AddressRange, DomainRule, Host, HostRule, NamePattern, host_name, is_protected,
+};
 pub use self::{
     isolation::{Isolation, IsolationLevel},
     limits::Limits,

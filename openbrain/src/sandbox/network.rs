@@ -1,6 +1,7 @@
 //! What a sandbox may reach, and how lists of names and hosts are written.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
     sync::{Mutex, PoisonError},
@@ -166,6 +167,11 @@ impl AddressRange {
         }
     }
 
+    /// Whether its addresses are of the sixth version.
+    pub(crate) fn is_ipv6(&self) -> bool {
+        self.first.is_ipv6()
+    }
+
     fn covers(&self, other: &Self) -> bool {
         self.bits <= other.bits && self.contains(other.first)
     }
@@ -177,6 +183,12 @@ impl AddressRange {
             Self { first: Ipv6Addr::LOCALHOST.into(), bits: 128 },
         ];
         loopback.iter().any(|l| l.covers(self) || self.covers(l))
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.bits)
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::{
 
 use super::tally::Use;
 
-/// What is read at a time.
-const CHUNK: usize = 128 * 1024;
+/// What is read at a time, and what a connection holds at most that the other side does not take.
+const CHUNK: usize = 32 * 1024;
 /// After so many bytes a direction goes through a pipe, where the kernel moves pages and copies
 /// nothing.
 const MUCH: u64 = 256 * 1024;

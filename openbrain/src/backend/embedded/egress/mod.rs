@@ -88,6 +88,7 @@ impl Plan {
             redirect: !NO_REDIRECTION.load(Ordering::Relaxed) || needs_redirection(&policy),
             ipv6: has_ipv6(),
         };
+        check_ipv6(&policy, setup.ipv6)?;
         let runtime = thread::runtime()
             .map_err(|e| Error::system("cannot start the thread that relays", e))?;
         let summary = summary(&sandbox.network, &sandbox.allowed_hosts, &setup);
@@ -119,7 +120,7 @@ impl Plan {
     /// Serves a sandbox, with the sockets that the helper has made in it.
     pub(crate) fn serve(self, sockets: Vec<OwnedFd>) -> Result<Egress> {
         let Self { policy, setup, runtime, summary: _ } = self;
-        let run = Arc::new(Run::new(policy, Limits::default()));
+        let run = Arc::new(Run::new(policy, Limits::default(), setup.ipv6));
         let serve = || {
             let _inside = runtime.enter();
             let mut sockets = sockets.into_iter();
@@ -244,6 +245,17 @@ fn has_ipv6() -> bool {
     fs::exists("/proc/net/if_inet6").unwrap_or(false) && !(inherits && disabled)
 }
 
+/// Refuses a host that could not be reached.
+fn check_ipv6(policy: &Policy, ipv6: bool) -> Result<()> {
+    match policy.ipv6_host().filter(|_| !ipv6) {
+        None => Ok(()),
+        Some(host) => {
+            Err(Error::unavailable(format!("`{host}` needs IPv6, which the kernel lacks"))
+                .with_remedy("boot without `ipv6.disable=1`, or list the host by its name"))
+        }
+    }
+}
+
 fn summary(network: &Network, hosts: &[String], setup: &Setup) -> String {
     let ports = |ports: &Option<Vec<u16>>| match ports {
         None => "every TCP port".to_owned(),
@@ -301,4 +313,43 @@ pub(crate) fn checks() -> Vec<Check> {
         ),
     };
     vec![ipv6]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Network, Policy, Program, Setup, check_ipv6, needs_redirection};
+
+    fn policy(ports: Option<Vec<u16>>, hosts: &[&str]) -> Policy {
+        let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        let network = Network::Listed { ports, domains: None };
+        Policy::new(&network, &hosts).unwrap().unwrap()
+    }
+
+    #[test]
+    fn without_ipv6_an_address_of_it_is_an_error() {
+        let listed = policy(None, &["[fd00::1]:80"]);
+        assert!(check_ipv6(&listed, true).is_ok());
+        assert!(check_ipv6(&listed, false).unwrap_err().to_string().contains("fd00::1"));
+        assert!(check_ipv6(&policy(None, &["10.0.0.1"]), false).is_ok());
+    }
+
+    #[test]
+    fn few_ports_need_no_redirection() {
+        assert!(needs_redirection(&policy(None, &[])));
+        assert!(needs_redirection(&policy(Some(vec![80]), &["10.0.0.1"])));
+        assert!(needs_redirection(&policy(Some((1..100).collect()), &[])));
+        assert!(!needs_redirection(&policy(Some(vec![80, 443]), &["10.0.0.1:22"])));
+        assert!(!needs_redirection(&policy(Some(vec![]), &[])));
+    }
+
+    #[test]
+    fn every_form_of_the_setup_is_a_sound_program() {
+        for (redirect, ipv6) in [(true, true), (true, false), (false, true), (false, false)] {
+            let policy = policy(Some(vec![80, 443]), &["localhost:8080"]);
+            let (ports, loopback_ports) = (policy.ports(), policy.loopback_ports());
+            let mut program = Program::default();
+            Setup { ports, loopback_ports, redirect, ipv6 }.compile(&mut program);
+            assert!(crate::backend::helper::wire::is_sound(&program.encode()));
+        }
+    }
 }

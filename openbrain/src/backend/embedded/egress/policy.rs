@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::address::{Kind, kind, plain};
 use crate::{
     error::{Error, Result},
-    sandbox::{DomainRule, Host, HostRule, NamePattern, Network},
+    sandbox::{AddressRange, DomainRule, Host, HostRule, NamePattern, Network},
 };
 
 /// What a sandbox may reach.
@@ -164,6 +164,14 @@ impl Policy {
             return Err(Reason::Literal);
         }
         if self.allows(target.port) { Ok(()) } else { Err(Reason::Port) }
+    }
+
+    /// An allowed host that a command reaches by IPv6 alone.
+    pub(crate) fn ipv6_host(&self) -> Option<AddressRange> {
+        self.hosts.iter().find_map(|rule| match &rule.host {
+            Host::Range(range) if range.is_ipv6() => Some(*range),
+            Host::Range(_) | Host::Name(_) => None,
+        })
     }
 
     fn allows(&self, port: u16) -> bool {
@@ -359,6 +367,8 @@ mod tests {
         assert_eq!(policy.literal(target("127.0.0.1", 11434)), Ok(()));
         assert_eq!(policy.literal(target("::1", 11434)), Ok(()));
         assert_eq!(policy.literal(target("127.0.0.1", 80)), Err(Reason::Loopback));
+        assert_eq!(policy.ipv6_host(), None);
+        assert!(listed(None, None, &["10.0.0.1", "[fd00::1]:80"]).ipv6_host().is_some());
         assert_eq!(policy.name("db.internal"), Ok(()));
         assert_eq!(policy.connection("db.internal", target("192.168.1.1", 5432)), Ok(()));
         let port = policy.connection("db.internal", target("192.168.1.1", 22));

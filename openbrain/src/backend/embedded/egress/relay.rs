@@ -72,6 +72,8 @@ const BELIEVED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_s
 pub(super) struct Run {
     pub(super) policy: Policy,
     pub(super) limits: Limits,
+    /// Whether the sandbox has IPv6.
+    pub(super) ipv6: bool,
     pub(super) resolver: Resolver,
     pub(super) tally: Tally,
     names: Mutex<Names>,
@@ -94,10 +96,11 @@ pub(super) enum Known {
 }
 
 impl Run {
-    pub(super) fn new(policy: Policy, limits: Limits) -> Self {
+    pub(super) fn new(policy: Policy, limits: Limits, ipv6: bool) -> Self {
         Self {
             policy,
             limits,
+            ipv6,
             resolver: Resolver::of_host(),
             tally: Tally::default(),
             names: Mutex::default(),

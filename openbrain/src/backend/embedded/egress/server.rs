@@ -188,7 +188,8 @@ impl Server {
             return query.empty(Code::NoName);
         }
         // A name of the fourth version alone stays that, and one of the sixth alone is for all.
-        let none = query.kind == AAAA && addresses.iter().all(IpAddr::is_ipv4);
+        let has_v6 = self.run.ipv6 && !addresses.iter().all(IpAddr::is_ipv4);
+        let none = query.kind == AAAA && !has_v6;
         query.answer(Code::Ok, (!none).then_some(made_up), TTL)
     }
 
