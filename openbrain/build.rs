@@ -4,7 +4,8 @@
 use std::{env, path::Path, process::Command};
 
 /// Everything that the helper is made of.
-const SOURCES: [&str; 5] = ["main.rs", "memory.rs", "sys.rs", "watch.rs", "wire.rs"];
+const SOURCES: [&str; 7] =
+    ["bridge.rs", "execute.rs", "main.rs", "memory.rs", "sys.rs", "watch.rs", "wire.rs"];
 
 fn main() {
     for source in SOURCES {

@@ -8,10 +8,16 @@
 //! Whoever dies, nothing is left: the monitor kills everything when the library's end of the socket
 //! closes, the reaper ends when the monitor's end closes, and the kernel kills what is inside when
 //! the reaper ends.
+//!
+//! Where the library can pass no descriptors, the helper is started with the name of a directory as
+//! its argument. It then is a [`bridge`]: it starts itself a second time, as above, and stands in
+//! for the library.
 
 #![no_std]
 #![no_main]
 
+mod bridge;
+mod execute;
 mod memory;
 mod sys;
 mod watch;
@@ -27,12 +33,12 @@ use crate::sys::number;
 
 pub const SIGCHLD: usize = 17;
 const SIGKILL: usize = 9;
-const EAGAIN: isize = -11;
-const EINTR: isize = -4;
+pub const EAGAIN: isize = -11;
+pub const EINTR: isize = -4;
 const ESTALE: isize = -116;
-const ENOENT: isize = -2;
-const EACCES: isize = -13;
-const AT_FDCWD: usize = -100isize as usize;
+pub const ENOENT: isize = -2;
+pub const EACCES: isize = -13;
+pub const AT_FDCWD: usize = -100isize as usize;
 
 /// The plan in memory. Set once, before any other process exists.
 struct Plan {
@@ -71,11 +77,25 @@ macro_rules! syscall {
 }
 pub(crate) use syscall;
 
-extern "C" fn main() -> ! {
+/// `stack` is as the kernel leaves it: the number of arguments, the arguments, a null pointer, the
+/// environment, a null pointer.
+extern "C" fn main(stack: *const usize) -> ! {
     const SET_NAME: usize = 15;
     // Without this `ps` shows the number of a descriptor.
     syscall!(number::PRCTL, SET_NAME, c"openbrain".as_ptr());
     take_signals();
+    // SAFETY: the kernel has put this there.
+    let (arguments, directory) = unsafe { (*stack, *stack.add(2)) };
+    if arguments > 1 {
+        // SAFETY: as above; the environment follows the null pointer after the arguments.
+        execute::keep_environment(unsafe { stack.add(arguments + 2) }.cast());
+        bridge::run(directory as *const u8)
+    }
+    guard()
+}
+
+/// Executes the plan and stays beside it.
+fn guard() -> ! {
     if !receive_fds() {
         exit(111);
     }
@@ -241,8 +261,9 @@ fn run_section(section: Section) -> Result<(), Failure> {
         // the layout are aligned.
         let call = unsafe { &*((plan.base + range.at as usize) as *const Call).add(index) };
         let mut result = execute(plan, call);
-        if result == EACCES && call.number as usize == number::EXECVE && is_missing(plan, call) {
-            result = ENOENT;
+        if result == EACCES && call.number as usize == number::EXECVE {
+            let path = plan.base + plan.header.data.at as usize + call.args[0] as usize;
+            result = if is_missing(path) { ENOENT } else { result };
         }
         if call.save != wire::NO_REGISTER {
             // SAFETY: one thread; `is_sound` has checked the number.
@@ -267,8 +288,7 @@ fn run_section(section: Section) -> Result<(), Failure> {
 
 /// Whether the program of a refused `execve` cannot even be seen: a directory that may not be
 /// searched holds no program, as shells have it.
-fn is_missing(plan: &Plan, call: &Call) -> bool {
-    let path = plan.base + plan.header.data.at as usize + call.args[0] as usize;
+pub fn is_missing(path: usize) -> bool {
     syscall!(number::FACCESSAT, AT_FDCWD, path, 0) < 0
 }
 
@@ -307,6 +327,8 @@ fn execute(plan: &Plan, call: &Call) -> isize {
             child
         }
         pseudo::NETLINK => ask_kernel(args),
+        pseudo::LIMIT => set_limit(args[0], args[1] as u64),
+        pseudo::EXECUTE => execute::execute(args[0] as _, args[1] as _),
         // SAFETY: the library has compiled the call; its data is inside the plan.
         number => unsafe { sys::call(number as usize, args) },
     }
@@ -326,6 +348,17 @@ fn ask_kernel([socket, message, length, ..]: [usize; 6]) -> isize {
         error if error < 0 => error,
         _ => BAD_MESSAGE,
     }
+}
+
+/// Sets a resource limit of this process, to at most what it may have.
+fn set_limit(resource: usize, limit: u64) -> isize {
+    let mut both = [0u64; 2];
+    let result = syscall!(number::PRLIMIT64, 0, resource, 0, both.as_mut_ptr());
+    if result < 0 {
+        return result;
+    }
+    both = [limit.min(both[1]); 2];
+    syscall!(number::PRLIMIT64, 0, resource, both.as_ptr(), 0)
 }
 
 /// Opens `/proc/<pid>/<name>`; `name` ends with a NUL byte.

@@ -1,13 +1,20 @@
 //! System calls without a C library.
 
-use core::arch::asm;
-#[cfg(target_arch = "x86_64")]
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
 /// The system calls that the helper makes on its own account.
 #[cfg(target_arch = "x86_64")]
 pub mod number {
     pub const READ: usize = 0;
+    pub const WRITE: usize = 1;
+    pub const IOCTL: usize = 16;
+    pub const FCNTL: usize = 72;
+    pub const UNLINKAT: usize = 263;
+    pub const INOTIFY_INIT1: usize = 294;
+    pub const INOTIFY_ADD_WATCH: usize = 254;
+    pub const PIPE2: usize = 293;
+    pub const SENDMSG: usize = 46;
+    pub const PRLIMIT64: usize = 302;
     pub const CLOSE: usize = 3;
     pub const MMAP: usize = 9;
     pub const RT_SIGACTION: usize = 13;
@@ -36,6 +43,15 @@ pub mod number {
 #[cfg(target_arch = "aarch64")]
 pub mod number {
     pub const READ: usize = 63;
+    pub const WRITE: usize = 64;
+    pub const IOCTL: usize = 29;
+    pub const FCNTL: usize = 25;
+    pub const UNLINKAT: usize = 35;
+    pub const INOTIFY_INIT1: usize = 26;
+    pub const INOTIFY_ADD_WATCH: usize = 27;
+    pub const PIPE2: usize = 59;
+    pub const SENDMSG: usize = 211;
+    pub const PRLIMIT64: usize = 261;
     pub const CLOSE: usize = 57;
     pub const MMAP: usize = 222;
     pub const RT_SIGACTION: usize = 134;
@@ -124,22 +140,27 @@ pub unsafe fn vfork(stack: *mut u8, entry: extern "C" fn() -> !) -> isize {
     result
 }
 
-/// Where the kernel starts the helper.
+/// Where the kernel starts the helper, with the arguments and the environment on the stack.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 unsafe extern "C" fn _start() -> ! {
-    naked_asm!("xor ebp, ebp", "and rsp, -16", "call {main}", "ud2", main = sym super::main)
+    naked_asm!(
+        "xor ebp, ebp", "mov rdi, rsp", "and rsp, -16", "call {main}", "ud2",
+        main = sym super::main
+    )
 }
 
-/// Where the kernel starts the helper; the stack is aligned as the ABI wants it.
+/// Where the kernel starts the helper, with the arguments and the environment on the stack, which
+/// is aligned as the ABI wants it.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(no_mangle)]
+#[unsafe(naked)]
 unsafe extern "C" fn _start() -> ! {
-    super::main()
+    naked_asm!("mov x29, xzr", "mov x0, sp", "bl {main}", "brk #1", main = sym super::main)
 }
 
-/// The compiler may call these three; there is no C library to bring them.
+/// The compiler may call these; there is no C library to bring them.
 ///
 /// # Safety
 ///
@@ -188,4 +209,17 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     // SAFETY: the caller vouches for both ranges.
     unsafe { memcmp(a, b, count) }
+}
+
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut length = 0;
+    // SAFETY: the caller vouches for a NUL byte at the end. Volatile as in `memcpy`.
+    while unsafe { text.add(length).read_volatile() } != 0 {
+        length += 1;
+    }
+    length
 }

@@ -122,7 +122,12 @@ pub mod pseudo {
     pub const PARK: i32 = -4;
     /// `(socket, message, length)`: sends a message of netlink and reads the answer, which is an
     /// error number, as the result.
-    pub const NETLINK: i32 = -5;
+    pub const NETLINK: i32 = -7;
+    /// `(resource, limit)`: sets a resource limit, to at most what this process itself may have.
+    pub const LIMIT: i32 = -5;
+    /// `(argv, changes)`: executes a program with the environment that the helper itself was
+    /// started with, changed by these entries, searching `PATH` as `execvp(3)` does.
+    pub const EXECUTE: i32 = -6;
 }
 
 /// What the library orders.
@@ -178,6 +183,89 @@ pub mod report {
     pub const EGRESS: u32 = 8;
 }
 
+/// What the bridge is told: the file [`bridge::JOB`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Job {
+    pub magic: u32,
+    /// One of [`input`].
+    pub input: u32,
+    /// Whether there is a file [`bridge::SCRIPT`], which becomes descriptor 3 of the command.
+    pub script: u32,
+    /// Rows of the pseudo-terminal in the upper half, columns in the lower; 0 for none.
+    pub terminal: u32,
+    /// How many bytes of output may be on their way before a [`letter::CREDIT`] comes.
+    pub window: u64,
+}
+
+/// Where the standard input of a bridged command comes from.
+pub mod input {
+    /// Nowhere.
+    pub const NOTHING: u32 = 0;
+    /// The file [`super::bridge::INPUT`].
+    pub const FILE: u32 = 1;
+    /// What arrives piece by piece.
+    pub const PIECES: u32 = 2;
+}
+
+/// The files in the directory of a bridge.
+pub mod bridge {
+    /// The helper itself.
+    pub const PROGRAM: &str = "openbrain";
+    /// A [`Job`](super::Job).
+    pub const JOB: &str = "job";
+    /// The plan of the run.
+    pub const PLAN: &str = "plan";
+    /// A program that is too long for an argument.
+    pub const SCRIPT: &str = "script";
+    /// Standard input that is known from the start.
+    pub const INPUT: &str = "input";
+    /// Followed by a number: [`Letter`](super::Letter)s.
+    pub const LETTERS: u8 = b'l';
+    /// Followed by a number, a dot and the length: the next piece of standard input.
+    pub const PIECE: u8 = b'p';
+    /// How many pieces may wait in the directory.
+    pub const PIECES: usize = 4;
+}
+
+/// What the library tells a bridge while the command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Letter {
+    /// One of [`letter`].
+    pub kind: u32,
+    pub value: u32,
+}
+
+/// The kinds of [`Letter`].
+pub mod letter {
+    /// An [`Order`](super::Order) for the helper.
+    pub const ORDER: u32 = 1;
+    /// So many bytes of output were taken.
+    pub const CREDIT: u32 = 2;
+    /// The terminal has this size, as in [`Job`](super::Job).
+    pub const RESIZE: u32 = 3;
+    /// After so many pieces standard input ends.
+    pub const END: u32 = 4;
+}
+
+/// What a bridge prints: base64 of a number that counts from 0 (four bytes), one of these (one
+/// byte) and the content, then [`parcel::END`] and a line feed, which may be lost on the way.
+pub mod parcel {
+    /// A [`Report`](super::Report).
+    pub const REPORT: u8 = 1;
+    /// Bytes of standard output.
+    pub const STDOUT: u8 = 2;
+    /// Bytes of standard error.
+    pub const STDERR: u8 = 3;
+    /// A piece of standard input was read.
+    pub const TAKEN: u8 = 4;
+    /// Nobody reads standard input any more.
+    pub const CLOSED: u8 = 5;
+    /// Ends every parcel.
+    pub const END: u8 = b';';
+}
+
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and
 /// offset in range. What the calls then do is the library's business.
 pub fn is_sound(plan: &[u8]) -> bool {
@@ -220,6 +308,7 @@ fn call_is_sound(call: &Call, data: u32) -> bool {
             call.kinds[1..3] == [kind::DATA, kind::VALUE]
                 && call.args[1].checked_add(call.args[2]).is_some_and(|end| end <= data as u64)
         }
+        pseudo::EXECUTE => call.kinds[..2] == [kind::DATA; 2],
         _ => true,
     };
     let save = call.save == NO_REGISTER || (call.save as usize) < REGISTERS;
@@ -243,6 +332,10 @@ unsafe impl Plain for Call {}
 unsafe impl Plain for Order {}
 // SAFETY: as above.
 unsafe impl Plain for Report {}
+// SAFETY: as above.
+unsafe impl Plain for Job {}
+// SAFETY: as above.
+unsafe impl Plain for Letter {}
 
 /// Copies a value out of bytes, when they are enough.
 pub fn read<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {

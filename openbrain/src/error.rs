@@ -34,6 +34,9 @@ pub enum ErrorKind {
     CommandNotExecutable,
     /// A sandbox was asked for and this machine or server cannot give it.
     SandboxUnavailable,
+    /// The sandbox, its server or the way to it was lost while a command ran. Part of the command may
+    /// have run, so that trying again is for the caller to decide.
+    SandboxLost,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -50,6 +53,7 @@ impl ErrorKind {
             Self::CommandNotFound => "command_not_found",
             Self::CommandNotExecutable => "command_not_executable",
             Self::SandboxUnavailable => "sandbox_unavailable",
+            Self::SandboxLost => "sandbox_lost",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }

@@ -55,6 +55,8 @@ pub mod backend;
 mod doctor;
 mod engine;
 
+#[doc(inline)]
+pub use self::backend::opensandbox;
 pub use self::{
     check::{Check, CheckStatus},
     doctor::{Report, doctor},

@@ -24,13 +24,13 @@ const LICENCES: [&str; 11] = [
 ];
 
 /// Crates of which more than one version is in the lock file, because others ask for them.
-const KNOWN_DUPLICATES: [&str; 0] = [];
+const KNOWN_DUPLICATES: [&str; 1] = ["getrandom"];
 
 /// Files of the library that may say `unsafe`: `(file, what for)`.
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 14] = [
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 15] = [
     ("error", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
     ("units", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
     ("check", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
@@ -45,6 +45,10 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 14] = [
     ("backend/helper", &["settings", "process", "engine", "doctor", "backend::embedded"]),
     ("backend/direct", &["settings", "process", "engine", "doctor", "backend::embedded"]),
     ("backend/embedded", &["settings", "process", "engine", "doctor", "backend::direct"]),
+    (
+        "backend/opensandbox",
+        &["settings", "process", "engine", "doctor", "backend::direct", "backend::embedded"],
+    ),
 ];
 
 /// The longest a source file may be without its tests.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::fd::AsFd};
 
 use super::{
     Backend, BoxFuture, Running,
-    helper::{self, CommandPlan, Guarded, Handles, Program, Section, wire},
+    helper::{self, CommandPlan, Guarded, Handles, Program, wire},
 };
 use crate::{
     error::{Error, Result},
@@ -51,12 +51,7 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     })
 }
 
-/// The run as a program: the helper becomes sub-reaper, so that whatever the command leaves behind
-/// stays within its reach.
 fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
-    let mut program = Program::default();
-    let args = [libc::PR_SET_CHILD_SUBREAPER.into(), 1.into()];
-    program.call(Section::Before, libc::SYS_prctl, args, "become a sub-reaper");
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
     let command = CommandPlan {
         env: environment(spec),
@@ -65,13 +60,7 @@ fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
         workdir: spec.workdir.as_deref(),
         rlimits: nofile.into_iter().collect(),
     };
-    command.prepare(&mut program, has_file);
-    // Cleared by the kernel when the command executes a set-user-ID program; the sub-reaper then
-    // still kills it.
-    let args = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
-    program.call(Section::Command, libc::SYS_prctl, args, "tie the command to its guard");
-    command.execute(&mut program, argv)?;
-    Ok(program)
+    command.guarded(Program::default(), has_file, |program| command.execute(program, argv))
 }
 
 /// The caller's environment, with what the request sets. It is no setting: it belongs to the

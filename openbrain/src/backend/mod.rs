@@ -3,6 +3,7 @@
 pub(crate) mod direct;
 pub(crate) mod embedded;
 pub(crate) mod helper;
+pub mod opensandbox;
 mod sys;
 
 use std::{fmt, future::Future, pin::Pin};
@@ -66,6 +67,13 @@ pub trait Control: Send {
     ///
     /// Must be cancel-safe: it is polled again after each order.
     fn ended(&mut self) -> BoxFuture<'_, Result<Ended>>;
+
+    /// Removes the sandbox, where that takes longer than the end of the command, and tells what the
+    /// caller should know. Bounded in time; called once, after a command that ended by itself.
+    /// Otherwise dropping is enough.
+    fn removed(&mut self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
 }
 
 /// What can be done to a running command.

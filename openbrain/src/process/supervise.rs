@@ -111,12 +111,14 @@ pub(super) async fn supervise(
         }
     };
     let duration = started.elapsed();
-    let ending = ended.map(|Ended { status, resources, denials, warnings }| Ending {
-        status: s.verdict.unwrap_or(status),
-        duration,
-        resources,
-        denials,
-        warnings,
+    let removed = match (&ended, s.verdict) {
+        (Ok(_), None) => s.control.removed().await,
+        _ => Vec::new(),
+    };
+    let ending = ended.map(|Ended { status, resources, denials, mut warnings }| {
+        warnings.extend(removed);
+        let status = s.verdict.unwrap_or(status);
+        Ending { status, duration, resources, denials, warnings }
     });
     // The owner may be gone; then nobody wants to know.
     let _ = report.send(ending);

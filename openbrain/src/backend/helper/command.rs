@@ -2,10 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
 
-use rustix::process::Resource;
-
 use super::{
-    program::{Arg, Program},
+    program::{Arg, Data, Program},
     wire::Section,
 };
 use crate::{
@@ -28,7 +26,7 @@ pub(crate) struct CommandPlan<'a> {
     pub(crate) terminal: bool,
     /// Directory to start in.
     pub(crate) workdir: Option<&'a Path>,
-    /// `(resource, limit)` for `prlimit64(2)`; none becomes more than the caller itself may have.
+    /// `(resource, limit)` for `prlimit64(2)`; none becomes more than the helper itself may have.
     pub(crate) rlimits: Vec<(u32, u64)>,
 }
 
@@ -42,6 +40,26 @@ impl CommandPlan<'_> {
                 script::program(language.as_deref(), source, SCRIPT_PATH)
             }
         }
+    }
+
+    /// A whole program for a command that has no sandbox made by the helper: the helper becomes
+    /// sub-reaper, so that whatever the command leaves behind stays within its reach. `execute`
+    /// adds the last step to what `program` already has.
+    pub(crate) fn guarded(
+        &self,
+        mut program: Program,
+        has_file: bool,
+        execute: impl FnOnce(&mut Program) -> Result<()>,
+    ) -> Result<Program> {
+        let args = [libc::PR_SET_CHILD_SUBREAPER.into(), 1.into()];
+        program.call(Section::Before, libc::SYS_prctl, args, "become a sub-reaper");
+        self.prepare(&mut program, has_file);
+        // Cleared by the kernel when the command executes a set-user-ID program; the sub-reaper
+        // then still kills it.
+        let args = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
+        program.call(Section::Command, libc::SYS_prctl, args, "tie the command to its guard");
+        execute(&mut program)?;
+        Ok(program)
     }
 
     /// Adds everything up to the point where nothing but walls and `execve` is left.
@@ -61,10 +79,7 @@ impl CommandPlan<'_> {
             to.call(section, libc::SYS_dup3, args, "pass the program");
         }
         for (resource, limit) in &self.rlimits {
-            let limit = (*limit).min(hard_limit(*resource));
-            let limit = to.words([Arg::from(limit), limit.into()]);
-            let args = [Arg::from(0), (*resource).into(), limit.into(), 0.into()];
-            to.call(section, libc::SYS_prlimit64, args, "set a resource limit");
+            to.limit(section, *resource, *limit);
         }
         if let Some(workdir) = self.workdir {
             let path = to.text(workdir.as_os_str());
@@ -83,13 +98,7 @@ impl CommandPlan<'_> {
     /// Adds the `execve` of `argv`, searching `PATH` as `execvp(3)` does.
     pub(crate) fn execute(&self, to: &mut Program, argv: &[String]) -> Result<()> {
         let arguments = to.strings(argv);
-        let env = self.env.iter().map(|(name, value)| {
-            let mut entry = name.clone();
-            entry.push("=");
-            entry.push(value);
-            entry
-        });
-        let env = to.strings(env);
+        let env = self.environment(to);
         let candidates = self.candidates(&argv[0]);
         let Some((last, others)) = candidates.split_last() else {
             return Err(Error::invalid("the command is empty"));
@@ -103,6 +112,29 @@ impl CommandPlan<'_> {
         let args = [path, arguments.into(), env.into()];
         to.call(Section::Command, libc::SYS_execve, args, format!("execute `{}`", argv[0]));
         Ok(())
+    }
+
+    /// Adds the `execve` of `argv` with the environment of the helper, in which that of the plan
+    /// replaces what has its names; `PATH` is searched there.
+    pub(crate) fn execute_there(&self, to: &mut Program, argv: &[String]) -> Result<()> {
+        let Some(name) = argv.first() else {
+            return Err(Error::invalid("the command is empty"));
+        };
+        let what = format!("execute `{name}`");
+        let arguments = to.strings(argv);
+        let changes = self.environment(to);
+        to.execute(Section::Command, arguments, changes, what);
+        Ok(())
+    }
+
+    fn environment(&self, to: &mut Program) -> Data {
+        let entries = self.env.iter().map(|(name, value)| {
+            let mut entry = name.clone();
+            entry.push("=");
+            entry.push(value);
+            entry
+        });
+        to.strings(entries)
     }
 
     /// The paths at which a program may be.
@@ -123,15 +155,4 @@ impl CommandPlan<'_> {
             })
             .collect()
     }
-}
-
-/// What the caller itself may have at most.
-fn hard_limit(resource: u32) -> u64 {
-    let resource = match resource {
-        libc::RLIMIT_NOFILE => Resource::Nofile,
-        libc::RLIMIT_NPROC => Resource::Nproc,
-        libc::RLIMIT_DATA => Resource::Data,
-        _ => return u64::MAX,
-    };
-    rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use super::{
     launch::Link,
     program::{Blame, Program},
     stdio::resize,
-    wire::{self, report},
+    wire::{self, Report, report},
 };
 use crate::{
     backend::{BoxFuture, Control, Ended, Order},
@@ -58,18 +58,29 @@ pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, St
                 "the helper process ended before the command started",
             )));
         };
-        let error = || io::Error::from_raw_os_error(heard.errno);
         match heard.kind {
-            report::STARTED => return Ok(handed),
             report::TERMINAL => handed.terminal = fds.into_iter().next(),
             report::EGRESS => handed.egress = fds,
-            report::EXEC_FAILED => return Err(StartFailure::Exec(error())),
-            report::FAILED => {
-                let (what, blame) = program.describe(heard.first, heard.second);
-                return Err(StartFailure::Step(what.to_owned(), blame, error()));
+            _ => {
+                if let Some(start) = start(&heard, program) {
+                    return start.map(|()| handed);
+                }
             }
-            _ => {}
         }
+    }
+}
+
+/// What a report says about the start of a run; some say nothing about it.
+pub(crate) fn start(heard: &Report, program: &Program) -> Option<Result<(), StartFailure>> {
+    let error = || io::Error::from_raw_os_error(heard.errno);
+    match heard.kind {
+        report::STARTED => Some(Ok(())),
+        report::EXEC_FAILED => Some(Err(StartFailure::Exec(error()))),
+        report::FAILED => {
+            let (what, blame) = program.describe(heard.first, heard.second);
+            Some(Err(StartFailure::Step(what.to_owned(), blame, error())))
+        }
+        _ => None,
     }
 }
 
@@ -143,10 +154,8 @@ impl Guarded {
                 }
                 report::OUT_OF_MEMORY => self.oom_killed = true,
                 report::ENDED => {
-                    if heard.second == 1 {
-                        self.status = Some(status_of(heard.first));
-                    }
-                    let mut ended = self.as_seen(&heard);
+                    let mut ended = ended(&heard, self.status);
+                    ended.resources.oom_killed = self.oom_killed;
                     last(&mut ended);
                     self.link.finish();
                     return Ok(ended);
@@ -155,39 +164,43 @@ impl Guarded {
             }
         }
     }
+}
 
-    fn as_seen(&self, heard: &wire::Report) -> Ended {
-        Ended {
-            // Only a kill from outside ends a command without a word about it.
-            status: self.status.unwrap_or(Status::Signaled(libc::SIGKILL)),
-            resources: Resources {
-                cpu_ms: Some(heard.cpu_us / 1000),
-                max_rss_bytes: Some(heard.max_rss),
-                memory_peak_bytes: None,
-                oom_killed: self.oom_killed,
-                network: Vec::new(),
-            },
-            denials: Vec::new(),
-            warnings: Vec::new(),
-        }
+/// The end of a run as the helper reports it; `known` is what it said of the command before.
+pub(crate) fn ended(heard: &Report, known: Option<Status>) -> Ended {
+    let status = if heard.second == 1 { Some(status_of(heard.first)) } else { known };
+    Ended {
+        // Only a kill from outside ends a command without a word about it.
+        status: status.unwrap_or(Status::Signaled(libc::SIGKILL)),
+        resources: Resources {
+            cpu_ms: Some(heard.cpu_us / 1000),
+            max_rss_bytes: Some(heard.max_rss),
+            memory_peak_bytes: None,
+            oom_killed: false,
+            network: Vec::new(),
+        },
+        denials: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// What the helper is told to carry out an order.
+pub(crate) fn signals(order: Order) -> Vec<i32> {
+    match order {
+        Order::Signal(signal @ 1..=64) => vec![signal],
+        // Signal 0 asks whether there is a process, and there is no answer to give.
+        Order::Signal(_) | Order::Resize(_) => Vec::new(),
+        // A stopped process acts on TERM only once it is continued.
+        Order::Terminate => vec![wire::Order::DOOM, libc::SIGTERM, libc::SIGCONT],
+        Order::Kill => vec![wire::Order::KILL],
     }
 }
 
 impl Control for Guarded {
     fn order(&mut self, order: Order) {
-        match (order, &self.terminal) {
-            // Signal 0 asks whether there is a process, and there is no answer to give.
-            (Order::Signal(signal @ 1..=64), _) => self.link.order(signal),
-            (Order::Signal(_), _) => {}
-            (Order::Terminate, _) => {
-                self.link.order(wire::Order::DOOM);
-                self.link.order(libc::SIGTERM);
-                // A stopped process acts on TERM only once it is continued.
-                self.link.order(libc::SIGCONT);
-            }
-            (Order::Kill, _) => self.link.order(wire::Order::KILL),
-            (Order::Resize(size), Some(terminal)) => resize(terminal, size),
-            (Order::Resize(_), None) => {}
+        signals(order).into_iter().for_each(|signal| self.link.order(signal));
+        if let (Order::Resize(size), Some(terminal)) = (order, &self.terminal) {
+            resize(terminal, size);
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The helper, compiled by the build script.
-static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));
+pub(crate) static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));
 
 /// Where a distribution may install the same file, so that an AppArmor profile can name it. It is
 /// used only when it is byte for byte the helper of this build.

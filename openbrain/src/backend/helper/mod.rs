@@ -15,9 +15,12 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     command::CommandPlan,
-    control::{Guarded, StartFailure, started},
-    launch::{launch, script_file, settle},
+    control::{Guarded, StartFailure, ended, signals, start, started},
+    launch::{IMAGE, launch, script_file, settle},
     program::{Arg, Data, Program, Register},
-    stdio::{Ends, Handles, Streams, open, open_terminal, streams_of_terminal},
+    stdio::{
+        Ends, Handles, Streams, file_type, inherited, open, open_file, open_terminal,
+        streams_of_terminal,
+    },
 };
 pub(crate) use wire::Section;

@@ -203,6 +203,18 @@ impl Program {
         self.call(section, libc::SYS_sendmsg, args, what);
     }
 
+    /// Sets a resource limit, to at most what the helper itself may have.
+    pub(crate) fn limit(&mut self, section: Section, resource: u32, limit: u64) {
+        let args = [resource.into(), Arg::Value(limit)];
+        self.push(section, pseudo::LIMIT, &args, on_error::STOP, "set a resource limit".into());
+    }
+
+    /// Executes a program with the environment of the helper, changed by these entries.
+    pub(crate) fn execute(&mut self, section: Section, argv: Data, changes: Data, what: String) {
+        let args = [argv.into(), changes.into()];
+        self.push(section, pseudo::EXECUTE, &args, on_error::STOP, what.into());
+    }
+
     /// Lets later calls of the same section, whose result was kept in a register, use it again.
     pub(crate) fn release(&mut self, section: Section, register: Register) {
         self.free[section as usize].push(register.0);

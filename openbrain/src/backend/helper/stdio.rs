@@ -203,7 +203,7 @@ fn open_stdin(stdin: &Stdin, handles: Handles) -> Result<StdinEnds> {
 }
 
 /// Opens a file for reading. A named pipe would make us wait for its writer, who may never come.
-fn open_file(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_file(path: &Path) -> Result<OwnedFd> {
     let name = path.display();
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| {
@@ -222,7 +222,7 @@ fn open_file(path: &Path) -> Result<OwnedFd> {
     Ok(file)
 }
 
-fn file_type(fd: &OwnedFd) -> Result<FileType> {
+pub(crate) fn file_type(fd: &OwnedFd) -> Result<FileType> {
     let stat = rustix::fs::fstat(fd).map_err(|e| Error::system("cannot look at a file", e))?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
@@ -256,7 +256,7 @@ async fn pump(mut file: File, mut sender: Sender) {
     }
 }
 
-fn inherited() -> Result<OwnedFd> {
+pub(crate) fn inherited() -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|e| Error::system("cannot duplicate standard input", e))
 }

@@ -1,0 +1,63 @@
+//! A client of the OpenSandbox protocol: sandboxes on a server, and the agent inside each of them.
+//!
+//! [`Client`] speaks with the server (create, get, list, renew, pause, resume, delete), [`Agent`]
+//! with the agent of one sandbox (commands, files, metrics). Kinds of sandboxes that only some
+//! servers know, such as pools, pass through [`CreateSandbox::extensions`].
+//!
+//! ```no_run
+//! # async fn demo() -> openbrain::Result<()> {
+//! use openbrain::opensandbox::{AgentEvent, Client, Connection, CreateSandbox, RunCommand};
+//!
+//! let mut connection = Connection::new("http://localhost:8080");
+//! connection.api_key = Some("the server's key".into());
+//! let client = Client::new(connection)?;
+//! let sandbox = client.create(&CreateSandbox::image("python:3.12-slim")).await?;
+//! let agent = client.agent(&sandbox.id).await?;
+//! let mut events = agent.run(&RunCommand::shell("echo hello")).await?;
+//! while let Some(event) = events.next().await? {
+//!     if let AgentEvent::Stdout(text) = event {
+//!         print!("{text}");
+//!     }
+//! }
+//! client.delete(&sandbox.id).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! Every verb fails with a [`Failure`], which tells what went wrong by [`Failure::kind`] and turns
+//! into an [`Error`](crate::Error) with `?`.
+
+mod failure;
+mod http;
+mod secret;
+mod stream;
+mod text;
+mod wire;
+
+mod agent;
+mod client;
+mod files;
+
+mod job;
+mod parcel;
+
+#[cfg(test)]
+mod script;
+
+pub use self::{
+    agent::{Agent, CommandStream, LogPage},
+    client::{Client, Connection, DiagnosticsKind, ListFilter},
+    failure::{Failure, FailureKind},
+    files::{Download, Upload},
+    secret::Secret,
+    stream::{DecodeError, Decoder},
+    text::{OutputContract, OutputText},
+    wire::{
+        AgentEvent, CommandLine, CommandStatus, Completion, CreateSandbox, Diagnostics, Endpoint,
+        FileInfo, FileKind, HostVolume, Image, Metrics, NetworkPolicy, NetworkPolicyState,
+        NetworkRule, OssfsVolume, Permission, Platform, Pvc, RegistryAuth, Replacement, RuleAction,
+        RunCommand, Sandbox, SandboxState, SandboxStatus, Volume, VolumeSource,
+    },
+};
