@@ -1,9 +1,15 @@
 //! The one place that knows every backend, and the verbs that users call.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backend::{Backend, direct::Direct, embedded::Embedded, helper},
+    backend::{
+        Backend,
+        direct::Direct,
+        embedded::Embedded,
+        helper,
+        opensandbox::{self, OpenSandbox},
+    },
     error::{Error, Result},
     exec::Exec,
     output::Output,
@@ -143,12 +149,22 @@ fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
     match place {
         Place::Direct => Ok(Arc::new(Direct)),
         Place::Embedded(_) => Ok(Arc::new(Embedded)),
-        Place::Opensandbox(_, server) => {
-            Err(Error::unavailable(format!("no OpenSandbox client yet for `{}`", server.url))
-                .with_remedy("set `security.sandbox.runtime: embedded`"))
-        }
+        Place::Opensandbox(..) => Ok(Arc::new(OpenSandbox)),
     }
 }
+
+/// Waits, at most so long, until nothing is left of commands whose futures, processes or runtimes
+/// were dropped: their helper processes, and their sandboxes on servers.
+///
+/// For programs that are about to end. Whatever is not settled then ends by itself: processes at
+/// once, sandboxes on a server when it deletes them, within minutes.
+pub fn settle(time: Duration) {
+    helper::settle();
+    opensandbox::settle(time);
+}
+
+/// How long a blocking call waits for what it left behind.
+const SETTLE: Duration = Duration::from_secs(10);
 
 fn block_on<F: Future<Output = Result<Output>>>(future: F) -> Result<Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -158,6 +174,6 @@ fn block_on<F: Future<Output = Result<Output>>>(future: F) -> Result<Output> {
         .map_err(|e| Error::system("cannot start an async runtime", e))?;
     let result = runtime.block_on(future);
     drop(runtime);
-    helper::settle();
+    settle(SETTLE);
     result
 }

@@ -38,6 +38,7 @@
 mod check;
 mod error;
 mod event;
+mod secret;
 mod units;
 
 pub mod sandbox;
@@ -60,7 +61,7 @@ pub use self::backend::opensandbox;
 pub use self::{
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
-    engine::Engine,
+    engine::{Engine, settle},
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
@@ -70,6 +71,7 @@ pub use self::{
         Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port,
     },
     script::languages,
+    secret::Secret,
     settings::Settings,
     spec::{Place, SandboxSpec, ServerSpec, Spec, System},
     units::{MAX_TIMEOUT, parse_duration, parse_size},

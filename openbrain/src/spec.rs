@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     exec::{Command, Stdin, TerminalSize},
     sandbox::{Limits, Mount, Network},
+    secret::Secret,
 };
 
 /// A request with every default filled in and the settings' policy applied: what a
@@ -65,13 +66,30 @@ pub struct SandboxSpec {
     pub system: System,
 }
 
-/// The OpenSandbox server of a sandbox.
+/// The OpenSandbox server of a sandbox, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServerSpec {
     /// Address of the server.
     pub url: String,
+    /// Key of the server. Printed as `***`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Secret>,
+    /// Whether sandboxes are reached through the server.
+    pub use_server_proxy: bool,
+    /// Certificate authorities to trust beside those of the system, as a PEM file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The longest time for one request.
+    #[serde(with = "crate::units::serde_duration", rename = "request_timeout_seconds")]
+    pub request_timeout: Duration,
+    /// The longest time for a sandbox to start, in which the server may pull its image.
+    #[serde(with = "crate::units::serde_duration", rename = "start_timeout_seconds")]
+    pub start_timeout: Duration,
     /// Image of the sandbox.
     pub image: String,
+    /// What only some servers know, such as `poolRef`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, String>,
 }
 
 /// How the host's system directories (`/usr` and friends) appear in an embedded sandbox.

@@ -130,6 +130,32 @@ pub(crate) mod serde_seconds {
     }
 }
 
+/// Serde for a [`Duration`] that is never absent, in seconds.
+pub(crate) mod serde_duration {
+    use std::time::Duration;
+
+    use serde::Serializer;
+
+    use super::serde_seconds;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        serde_seconds::serialize(&Some(*value), to)
+    }
+}
+
+/// Whether the host of an address is this machine by name, without asking anybody.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match host_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((v6, _)) => v6,
+        None => host_port.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Serde for a size in bytes: a number, or a text as [`parse_size`] reads it.
 pub(crate) mod serde_size {
     use schemars::JsonSchema;
@@ -154,6 +180,24 @@ pub(crate) mod serde_size {
             None => Ok(None),
             Some(Size::Number(bytes)) => Ok(Some(bytes)),
             Some(Size::Text(text)) => super::parse_size(&text).map(Some).map_err(D::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod loopback_tests {
+    use super::is_loopback;
+
+    #[test]
+    fn this_machine_is_known_by_its_names() {
+        for url in ["http://localhost:8080", "https://127.0.0.1", "http://[::1]:80/v1", "LOCALHOST"]
+        {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in
+            ["http://a", "http://localhost.evil.com", "http://localhost@evil.com", "http://[::2]"]
+        {
+            assert!(!is_loopback(url), "{url}");
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::{
     error::{Error, Result},
     sandbox::{DomainRule, HostRule, Limits},
+    secret::Secret,
 };
 
 /// The limits of a sandbox when neither the settings nor the request say otherwise.
@@ -37,16 +38,10 @@ pub(super) enum SecondsOrText {
 pub(super) mod timeout {
     use std::time::Duration;
 
-    use serde::{Deserializer, Serializer, de::Error as _};
+    use serde::{Deserializer, de::Error as _};
 
+    pub(in crate::settings) use crate::units::serde_duration::serialize;
     use crate::units::serde_seconds;
-
-    pub(in crate::settings) fn serialize<S: Serializer>(
-        value: &Duration,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        serde_seconds::serialize(&Some(*value), to)
-    }
 
     pub(in crate::settings) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
@@ -67,6 +62,11 @@ pub(super) fn image<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Err
         return Err(D::Error::custom(format!("{image:?} is not the name of an image")));
     }
     Ok(image)
+}
+
+/// Reads a key, which is absent when it is empty.
+pub(super) fn api_key<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(checked_text(from, check_api_key)?.map(Secret::from))
 }
 
 pub(super) fn workspace<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
@@ -137,6 +137,14 @@ fn check_server_url(url: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The error does not repeat the key.
+fn check_api_key(key: &str) -> Result<()> {
+    match key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Error::settings("the key holds characters that no key has, such as spaces")),
+    }
 }
 
 fn check_host_path(path: &str) -> Result<()> {

@@ -31,6 +31,7 @@ enum Kind {
     Text,
     Numbers,
     Texts,
+    Pairs,
 }
 
 impl Key {
@@ -44,6 +45,7 @@ impl Key {
             s if is(s, "integer") || is(s, "number") => Kind::Number,
             s if is(s, "array") && is(&s["items"], "integer") => Kind::Numbers,
             s if is(s, "array") => Kind::Texts,
+            s if is(s, "object") => Kind::Pairs,
             _ => Kind::Text,
         };
         let variable = format!("OPENBRAIN_{}", leaf(path).to_ascii_uppercase());
@@ -62,6 +64,7 @@ impl Key {
             Kind::Number => number(text),
             Kind::Texts => Ok(items(text).map(Value::from).collect()),
             Kind::Numbers => items(text).map(number).collect(),
+            Kind::Pairs => items(text).map(pair).collect::<Result<_, _>>().map(Value::Mapping),
         }
     }
 }
@@ -153,6 +156,11 @@ fn join(section: &str, name: &str) -> String {
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn pair(text: &str) -> Result<(Value, Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("is not a list of NAME=VALUE")?;
+    Ok((Value::from(name), Value::from(value)))
 }
 
 fn number(text: &str) -> Result<Value, &'static str> {

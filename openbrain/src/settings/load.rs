@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    units::nearest,
+    units::{self, nearest},
 };
 
 /// The project file, below the current directory.
@@ -25,6 +25,13 @@ const PROJECT_FILE: &str = "config/settings.yaml";
 
 /// The variable that names a settings file.
 const CONFIG: &str = "OPENBRAIN_CONFIG";
+
+/// The variable by which the server's own clients know the key of an OpenSandbox server.
+const SERVER_KEY: &str = "OPEN_SANDBOX_API_KEY";
+
+/// The keys that a server and its key are known by.
+const API_KEY: &str = "security.sandbox.api_key";
+const SERVER_URL: &str = "security.sandbox.server_url";
 
 /// Beginnings of variables that are none of the settings' business.
 const IGNORED: [&str; 2] = ["OPENBRAIN_INTERNAL_", "OPENBRAIN_TEST_"];
@@ -41,8 +48,8 @@ pub struct Sources {
     pub project: Option<PathBuf>,
     /// The user file, read when it exists.
     pub user: Option<PathBuf>,
-    /// The environment; only names that begin with `OPENBRAIN_` matter, and an empty value is
-    /// the same as none.
+    /// The environment; only names that begin with `OPENBRAIN_` and `OPEN_SANDBOX_API_KEY` matter,
+    /// and an empty value is the same as none.
     pub env: BTreeMap<String, String>,
     /// The directory that `~/` stands for.
     pub home: Option<PathBuf>,
@@ -119,8 +126,12 @@ impl Settings {
             layers.push(flag.layer()?);
         }
         let settings = merge(&layers, sources.home.as_deref())?;
-        settings.security.sandbox.server()?;
-        Ok(Loaded { settings, origins: origins(&layers), files })
+        let server = settings.security.sandbox.server()?;
+        let origins = origins(&layers);
+        if let Some(server) = server {
+            check_key_owner(&server.url, &origins)?;
+        }
+        Ok(Loaded { settings, origins, files })
     }
 }
 
@@ -248,8 +259,32 @@ fn loosens(project: &Layer, user: &Layer, key: &str) -> Error {
         ))
 }
 
+/// A project's file can name a server; that the user's key is sent there is for the user to say. A
+/// server on this machine is the user's own.
+fn check_key_owner(url: &str, origins: &BTreeMap<String, Origin>) -> Result<()> {
+    let of = |key: &str| origins.get(key);
+    let is_projects = |origin: Option<&Origin>| matches!(origin, Some(Origin::ProjectFile(_)));
+    let has_key = of(API_KEY).is_some_and(|origin| *origin != Origin::Default);
+    if has_key
+        && is_projects(of(SERVER_URL))
+        && !is_projects(of(API_KEY))
+        && !units::is_loopback(url)
+    {
+        let owner = of(API_KEY).map(ToString::to_string).unwrap_or_default();
+        return Err(Error::settings(format!(
+            "the project's settings name the server `{url}`, and the key of {owner} is not for it"
+        ))
+        .with_remedy("if it is, say so: `--server-url`, OPENBRAIN_SERVER_URL or your own file"));
+    }
+    Ok(())
+}
+
 fn environment_layers(env: &BTreeMap<String, String>) -> Result<Vec<Layer>> {
     let mut layers = Vec::new();
+    if let Some(key) = env.get(SERVER_KEY).filter(|key| !key.is_empty()) {
+        let origin = Origin::Environment(SERVER_KEY.into());
+        layers.push(Layer::of(origin, API_KEY, Value::from(key.as_str()))?);
+    }
     for (variable, text) in
         env.iter().filter(|(variable, text)| is_own(variable) && !text.is_empty())
     {
@@ -290,7 +325,9 @@ fn own_variables(
         })
     };
     variables
-        .filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OPENBRAIN_"))
+        .filter(|(name, _)| {
+            name.as_encoded_bytes().starts_with(b"OPENBRAIN_") || name == SERVER_KEY
+        })
         .map(|(name, value)| Ok((text(name)?, text(value)?)))
         .collect()
 }
@@ -307,7 +344,8 @@ fn merge(layers: &[Layer], home: Option<&Path>) -> Result<Settings> {
     let mut settings: Settings = serde_yaml::from_value(merged)
         .map_err(|error| Error::settings("the settings do not fit together").with_source(error))?;
     let sandbox = &mut settings.security.sandbox;
-    for path in sandbox.workspace_mount.iter_mut().chain(&mut sandbox.expose) {
+    let paths = sandbox.workspace_mount.iter_mut().chain(&mut sandbox.ca_file);
+    for path in paths.chain(&mut sandbox.expose) {
         *path = expand(path, home)?;
     }
     Ok(settings)

@@ -15,7 +15,7 @@ mod load;
 mod policy;
 mod resolve;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ pub use self::load::{Flag, Loaded, Origin, Sources};
 use crate::{
     error::{Error, Result},
     sandbox::Limits,
+    secret::Secret,
     spec::System,
 };
 
@@ -85,6 +86,29 @@ pub struct SandboxSettings {
     /// Image of a sandbox of the server. Default: `opensandbox/code-interpreter:v1.0.1`.
     #[serde(deserialize_with = "grammar::image")]
     pub image: String,
+    /// Key of the server. Default: none. The variable `OPEN_SANDBOX_API_KEY`, which the server's own
+    /// clients know, sets it too. Written as `***`.
+    #[serde(deserialize_with = "grammar::api_key", skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Secret>,
+    /// Whether sandboxes are reached through the server, for where their own ports are not reachable.
+    /// Default: false.
+    pub use_server_proxy: bool,
+    /// Certificate authorities to trust beside those of the system, as a PEM file: absolute, or
+    /// below `~/`. Default: none.
+    #[serde(deserialize_with = "grammar::workspace", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Seconds until a request to the server is given up, or a text such as `10s`. Default: 30.
+    #[serde(rename = "request_timeout_seconds", with = "grammar::timeout")]
+    #[schemars(with = "grammar::SecondsOrText")]
+    pub request_timeout: Duration,
+    /// Seconds until the start of a sandbox on the server, in which it may pull the image, is given
+    /// up, or a text such as `5m`. Default: 300.
+    #[serde(rename = "start_timeout_seconds", with = "grammar::timeout")]
+    #[schemars(with = "grammar::SecondsOrText")]
+    pub start_timeout: Duration,
+    /// What only some servers know, by name: `poolRef` takes the sandbox from a pool of Kubernetes.
+    /// Default: nothing.
+    pub extensions: BTreeMap<String, String>,
     /// Seconds until a sandboxed command is killed, or a text such as `10m`; a request's own
     /// timeout wins. Default: 300. A direct command has no deadline of its own.
     #[serde(rename = "timeout_seconds", with = "grammar::timeout")]
@@ -179,6 +203,12 @@ impl Default for SandboxSettings {
             runtime: Runtime::Auto,
             server_url: None,
             image: "opensandbox/code-interpreter:v1.0.1".into(),
+            api_key: None,
+            use_server_proxy: false,
+            ca_file: None,
+            request_timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(300),
+            extensions: BTreeMap::new(),
             timeout: Duration::from_secs(300),
             workspace_mount: None,
             expose: Vec::new(),

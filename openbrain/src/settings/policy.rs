@@ -11,12 +11,24 @@ use crate::{sandbox::Limits, spec::System};
 type Comparison = fn(&Security, &Security) -> bool;
 
 /// For every key, when a project's value is at least as strict as the user's.
-const RULES: [(&str, Comparison); 21] = [
+const RULES: [(&str, Comparison); 27] = [
     ("security.mode", |user, project| project.mode >= user.mode),
     ("security.allow_direct", |user, project| user.allow_direct || !project.allow_direct),
     ("security.sandbox.runtime", |user, project| same(user, project, |s| &s.runtime)),
     ("security.sandbox.server_url", |user, project| same(user, project, |s| &s.server_url)),
     ("security.sandbox.image", |user, project| same(user, project, |s| &s.image)),
+    ("security.sandbox.api_key", |user, project| same(user, project, |s| &s.api_key)),
+    ("security.sandbox.use_server_proxy", |user, project| {
+        same(user, project, |s| &s.use_server_proxy)
+    }),
+    ("security.sandbox.ca_file", |user, project| same(user, project, |s| &s.ca_file)),
+    ("security.sandbox.request_timeout_seconds", |user, project| {
+        project.sandbox.request_timeout <= user.sandbox.request_timeout
+    }),
+    ("security.sandbox.start_timeout_seconds", |user, project| {
+        project.sandbox.start_timeout <= user.sandbox.start_timeout
+    }),
+    ("security.sandbox.extensions", |user, project| same(user, project, |s| &s.extensions)),
     ("security.sandbox.timeout_seconds", |user, project| {
         project.sandbox.timeout <= user.sandbox.timeout
     }),
@@ -153,6 +165,8 @@ mod tests {
             ("security", "mode", "direct", "sandbox"),
             ("security", "allow_direct", "true", "false"),
             (SANDBOX, "timeout_seconds", "10m", "60"),
+            (SANDBOX, "request_timeout_seconds", "1m", "10"),
+            (SANDBOX, "start_timeout_seconds", "10m", "60"),
             (SANDBOX, "expose", "[/a, /b]", "[/a]"),
             (SANDBOX, "system", "overlay", "ro"),
             (NETWORK, "allow_egress", "true", "false"),
@@ -184,6 +198,10 @@ mod tests {
             ("runtime", "embedded", "auto"),
             ("server_url", "http://a", "http://b"),
             ("image", "a", "b"),
+            ("api_key", "a", "b"),
+            ("use_server_proxy", "true", "false"),
+            ("ca_file", "/a", "/b"),
+            ("extensions", "{poolRef: a}", "{poolRef: b}"),
             ("workspace_mount", "/a", "/b"),
             ("workspace_mount", "''", "/b"),
         ] {

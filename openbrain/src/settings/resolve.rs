@@ -63,7 +63,12 @@ impl Settings {
         let (place, limits, default_timeout) = if sandboxed {
             workdir.as_deref().map(check_workdir).transpose()?;
             let sandbox = &security.sandbox;
-            (sandbox.place(wishes)?, limits.or(&sandbox.limits), Some(sandbox.timeout))
+            let place = sandbox.place(wishes)?;
+            let limits = match place {
+                Place::Opensandbox(..) => sandbox.server_limits(limits)?,
+                Place::Embedded(_) | Place::Direct => limits.or(&sandbox.limits),
+            };
+            (place, limits, Some(sandbox.timeout))
         } else {
             security.check_direct(&wishes)?;
             (Place::Direct, security.direct_limits(limits)?, None)
@@ -122,14 +127,37 @@ impl SandboxSettings {
     pub(super) fn server(&self) -> Result<Option<ServerSpec>> {
         match (self.runtime, &self.server_url) {
             (Runtime::Embedded, _) | (Runtime::Auto, None) => Ok(None),
-            (Runtime::Auto | Runtime::Opensandbox, Some(url)) => {
-                Ok(Some(ServerSpec { url: url.clone(), image: self.image.clone() }))
-            }
+            (Runtime::Auto | Runtime::Opensandbox, Some(url)) => Ok(Some(ServerSpec {
+                url: url.clone(),
+                api_key: self.api_key.clone(),
+                use_server_proxy: self.use_server_proxy,
+                ca_file: self.ca_file.clone(),
+                request_timeout: self.request_timeout,
+                start_timeout: self.start_timeout,
+                image: self.image.clone(),
+                extensions: self.extensions.clone(),
+            })),
             (Runtime::Opensandbox, None) => Err(Error::settings(
                 "`security.sandbox.runtime` is `opensandbox` and there is no `server_url`",
             )
             .with_remedy("set `server_url: http://localhost:8080`, or `runtime: embedded`")),
         }
+    }
+
+    /// The limits of a sandbox on a server, which knows no others for one sandbox.
+    fn server_limits(&self, asked: Limits) -> Result<Limits> {
+        for (name, asked) in [("pids", asked.pids), ("disk", asked.disk)] {
+            if asked.is_some() {
+                return Err(Error::invalid(format!(
+                    "an OpenSandbox server cannot limit `{name}` for one sandbox"
+                ))
+                .with_remedy(
+                    "leave the limit out; the server's own is for all sandboxes \
+                     (`[docker].pids_limit`)",
+                ));
+            }
+        }
+        Ok(Limits { pids: None, disk: None, ..asked.or(&self.limits) })
     }
 
     fn place(&self, wishes: Wishes) -> Result<Place> {

@@ -8,11 +8,12 @@ use std::{
 
 use reqwest::{Method, Url, header::HeaderMap};
 
+use crate::secret::Secret;
+
 use super::{
     agent::Agent,
     failure::{Failure, FailureKind, Plane},
-    http::{Call, Http, Target, Whole},
-    secret::Secret,
+    http::{self, Call, Http, Target, Whole},
     wire::{
         CreateSandbox, Diagnostics, Endpoint, NetworkPolicy, NetworkPolicyState, NetworkRule, Page,
         Renewal, Sandbox, SandboxState, Version,
@@ -110,7 +111,7 @@ impl Client {
         let http = Http::new(base.scheme(), connection.ca_file.as_deref())?;
         let mut headers = HeaderMap::new();
         if let Some(key) = &connection.api_key {
-            let value = key.header().map_err(|_| {
+            let value = http::secret_value(key).map_err(|_| {
                 Failure::connection("the API key holds characters that a header cannot")
             })?;
             headers.insert("open-sandbox-api-key", value);
@@ -397,7 +398,7 @@ impl Client {
         let mut secrets = self.target.secrets.clone();
         for (name, value) in required {
             let name: reqwest::header::HeaderName = name.parse().map_err(|_| unusable())?;
-            headers.insert(name, value.header().map_err(|_| unusable())?);
+            headers.insert(name, http::secret_value(&value).map_err(|_| unusable())?);
             secrets.push(value);
         }
         Ok(Target { plane: Plane::Agent, base, headers, secrets, time: self.target.time })

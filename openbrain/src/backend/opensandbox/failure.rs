@@ -2,9 +2,10 @@
 
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
-use crate::error::{Error, ErrorKind};
-
-use super::secret::{Secret, redact};
+use crate::{
+    error::{Error, ErrorKind},
+    secret::Secret,
+};
 
 /// How much of what was received an error quotes, in characters.
 const QUOTED: usize = 200;
@@ -167,7 +168,10 @@ impl Failure {
 
     pub(super) fn new(kind: FailureKind, context: &Context, words: impl AsRef<str>) -> Self {
         // Redacted before it is cut, so that no half of a secret is left.
-        let words = redact(words.as_ref(), &context.secrets);
+        let words = context
+            .secrets
+            .iter()
+            .fold(words.as_ref().to_owned(), |words, secret| secret.hide_in(words));
         let words = words.chars().take(TOLD).collect();
         let (code, status, subject, retry_after) = (None, None, None, None);
         let context = context.clone();

@@ -19,7 +19,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Method, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
+    header::{
+        CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, LOCATION, RETRY_AFTER,
+    },
     multipart::Form,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -29,11 +31,19 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
+use crate::secret::Secret;
+
 use super::{
     failure::{Context, Failure, FailureKind, Plane},
-    secret::Secret,
     wire,
 };
+
+/// The value of a header that nothing shows.
+pub(super) fn secret_value(secret: &Secret) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
 
 /// The longest time to make a connection.
 const CONNECT: Duration = Duration::from_secs(5);

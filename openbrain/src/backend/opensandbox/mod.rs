@@ -31,7 +31,6 @@
 
 mod failure;
 mod http;
-mod secret;
 mod stream;
 mod text;
 mod wire;
@@ -40,18 +39,24 @@ mod agent;
 mod client;
 mod files;
 
+mod create;
+mod host_input;
 mod job;
+mod keeper;
+mod link;
 mod parcel;
+mod ready;
+mod run;
 
 #[cfg(test)]
 mod script;
 
+pub(crate) use self::keeper::settle;
 pub use self::{
     agent::{Agent, CommandStream, LogPage},
     client::{Client, Connection, DiagnosticsKind, ListFilter},
     failure::{Failure, FailureKind},
     files::{Download, Upload},
-    secret::Secret,
     stream::{DecodeError, Decoder},
     text::{OutputContract, OutputText},
     wire::{
@@ -61,3 +66,16 @@ pub use self::{
         RunCommand, Sandbox, SandboxState, SandboxStatus, Volume, VolumeSource,
     },
 };
+
+use super::{Backend, BoxFuture, Running};
+use crate::{error::Result, spec::Spec};
+
+/// Sandboxes of OpenSandbox servers: one for each command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenSandbox;
+
+impl Backend for OpenSandbox {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(run::spawn(spec))
+    }
+}

@@ -1,6 +1,6 @@
 //! Tests of every rule of [`Settings::resolve`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     ErrorKind, Exec, Place, SandboxSpec, Settings,
@@ -45,8 +45,16 @@ fn the_request_decides_the_place_and_else_the_mode() {
 #[test]
 fn the_settings_alone_choose_the_runtime() {
     let server = |url: &str| {
-        let image = "opensandbox/code-interpreter:v1.0.1".into();
-        Some(ServerSpec { url: url.into(), image })
+        Some(ServerSpec {
+            url: url.into(),
+            api_key: None,
+            use_server_proxy: false,
+            ca_file: None,
+            request_timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(300),
+            image: "opensandbox/code-interpreter:v1.0.1".into(),
+            extensions: BTreeMap::new(),
+        })
     };
     for (sandbox, expected) in [
         ("{}", None),

@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::secret::Secret;
+use crate::secret::Secret;
 
 pub use self::{
     agent::{

@@ -1,0 +1,250 @@
+//! Making and deleting sandboxes, on a thread of its own: whoever asked for one may vanish (a dropped
+//! future, a panic, the end of its runtime), and the sandbox is deleted all the same.
+//!
+//! What even the end of the whole process leaves, the server deletes when the sandbox's life is over;
+//! as long as somebody holds the [`Lease`], the keeper prolongs it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+use super::{
+    client::{Client, ListFilter},
+    create::{LIFE, RUN},
+    failure::{Failure, FailureKind},
+    wire::CreateSandbox,
+};
+use crate::{
+    backend::BoxFuture,
+    error::{Error, Result},
+};
+
+/// How long a deletion that fails is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long after a creation whose answer was lost its sandbox may still appear.
+const APPEARS: Duration = Duration::from_secs(60);
+
+/// A sandbox that somebody holds. Dropping it deletes the sandbox.
+#[derive(Debug)]
+pub(super) struct Lease {
+    client: Client,
+    id: String,
+    deleted: bool,
+    /// Ends the renewals when it is dropped.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Lease {
+    /// Makes a sandbox and keeps it alive. When the future is dropped, the sandbox is deleted as soon
+    /// as there is one.
+    pub(super) async fn create(client: Client, request: CreateSandbox) -> Result<Self> {
+        let (answer, created) = oneshot::channel();
+        spawn(Work::Awaited, async move {
+            let made = client.create(&request).await;
+            if made.as_ref().is_err_and(may_have_arrived) {
+                let run = request.metadata.get(RUN).cloned();
+                spawn(Work::Awaited, delete_lost(client.clone(), run))?;
+            }
+            let lease = made.map(|sandbox| Self::new(client, sandbox.id));
+            // When nobody waits any more, the lease is dropped here.
+            let _ = answer.send(lease);
+            Ok(())
+        })?;
+        match created.await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(_) => Err(gone()),
+        }
+    }
+
+    fn new(client: Client, id: String) -> Result<Self> {
+        let (alive, dropped) = oneshot::channel();
+        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, _alive: alive };
+        spawn(Work::Idle, async move {
+            renew(client, id, dropped).await;
+            Ok(())
+        })?;
+        Ok(lease)
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Deletes the sandbox. The deletion goes on when the future is dropped.
+    pub(super) async fn delete(mut self) -> Result<()> {
+        self.deleted = true;
+        let (answer, deleted) = oneshot::channel();
+        let work = delete(self.client.clone(), self.id.clone());
+        spawn(Work::Awaited, async move {
+            let _ = answer.send(work.await);
+            Ok(())
+        })?;
+        match deleted.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(gone()),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.deleted {
+            let work = delete(self.client.clone(), self.id.clone());
+            // Without a thread there is still the end of the sandbox's life.
+            let _ = spawn(Work::Awaited, async move {
+                let _ = work.await;
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Waits a bounded time until every sandbox that nobody holds any more is deleted.
+pub(crate) fn settle(time: Duration) {
+    if let Some(Ok(keeper)) = KEEPER.get() {
+        let (count, changed) = &*keeper.awaited;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = changed.wait_timeout_while(count, time, |count| *count > 0);
+    }
+}
+
+/// Whether a creation that failed may have made a sandbox.
+fn may_have_arrived(failure: &Failure) -> bool {
+    use FailureKind::{Lost, SandboxUnreachable, Surprise, TimedOut};
+    matches!(failure.kind(), Lost | TimedOut | Surprise | SandboxUnreachable)
+}
+
+/// Deletes what a creation made whose answer was lost; the server may still be at it.
+async fn delete_lost(client: Client, run: Option<String>) -> Result<()> {
+    let Some(run) = run else { return Ok(()) };
+    let metadata = BTreeMap::from([(RUN.to_owned(), run)]);
+    let filter = ListFilter { metadata, ..ListFilter::default() };
+    let end = Instant::now() + APPEARS;
+    let mut pause = Duration::from_millis(250);
+    while Instant::now() < end {
+        if let Ok(found) = client.list(&filter).await
+            && !found.is_empty()
+        {
+            for sandbox in found {
+                delete(client.clone(), sandbox.id).await?;
+            }
+            return Ok(());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+    Ok(())
+}
+
+async fn delete(client: Client, id: String) -> Result<(), Failure> {
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match client.delete(&id).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if Instant::now() + pause > end => return Err(failure),
+            Err(_) => sleep(pause).await,
+        }
+        pause *= 2;
+    }
+}
+
+/// Prolongs the life of a sandbox until it is no longer held.
+async fn renew(client: Client, id: String, mut dropped: oneshot::Receiver<()>) {
+    loop {
+        // One that fails is followed by others before the life is over; one that is gone needs none.
+        tokio::select! {
+            _ = &mut dropped => return,
+            renewed = client.renew(&id, SystemTime::now() + LIFE) => match renewed {
+                Err(failure) if failure.kind() == FailureKind::NotFound => return,
+                _ => {}
+            }
+        }
+        tokio::select! {
+            _ = &mut dropped => return,
+            () = sleep(LIFE / 3) => {}
+        }
+    }
+}
+
+/// The thread, once it has started.
+static KEEPER: OnceLock<Result<Keeper, String>> = OnceLock::new();
+
+struct Keeper {
+    /// Not bounded, because dropping a lease must not wait: there is at most one entry for each.
+    work: mpsc::UnboundedSender<(Work, BoxFuture<'static, Result<()>>)>,
+    awaited: Arc<(Mutex<usize>, Condvar)>,
+}
+
+/// Whether [`settle`] waits for a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Awaited,
+    Idle,
+}
+
+fn spawn(kind: Work, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    let keeper = KEEPER.get_or_init(Keeper::start).as_ref().map_err(|error| {
+        Error::unavailable("cannot start the thread that deletes sandboxes")
+            .with_source(std::io::Error::other(error.clone()))
+    })?;
+    if kind == Work::Awaited {
+        *keeper.awaited.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+    keeper.work.send((kind, Box::pin(work))).map_err(|_| gone())
+}
+
+impl Keeper {
+    fn start() -> Result<Self, String> {
+        let (work, mut arriving) = mpsc::unbounded_channel();
+        let awaited = Arc::new((Mutex::new(0), Condvar::new()));
+        let keeper = Self { work, awaited: Arc::clone(&awaited) };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| error.to_string())?;
+        let serve = async move {
+            while let Some((kind, work)) = arriving.recv().await {
+                let done = Done((kind == Work::Awaited).then(|| Arc::clone(&awaited)));
+                tokio::spawn(async move {
+                    let _done = done;
+                    let _: Result<()> = work.await;
+                });
+            }
+        };
+        thread::Builder::new()
+            .name("openbrain-keeper".into())
+            .spawn(move || runtime.block_on(serve))
+            .map_err(|error| error.to_string())?;
+        Ok(keeper)
+    }
+}
+
+/// Counts a piece of work as done, even one that panics.
+struct Done(Option<Arc<(Mutex<usize>, Condvar)>>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(awaited) = &self.0 {
+            *awaited.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            awaited.1.notify_all();
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::unavailable("the thread that makes and deletes sandboxes has ended")
+        .with_remedy("report this with the output of `openbrain doctor --json`")
+}

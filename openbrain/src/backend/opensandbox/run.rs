@@ -1,0 +1,274 @@
+//! One run on a server: create, wait for the agent, upload, start, and delete whatever happens.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    fs::File,
+    io::{AsyncWrite, DuplexStream, duplex},
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+
+use super::{
+    agent::Agent,
+    client::{Client, Connection},
+    create,
+    files::Upload,
+    host_input,
+    job::{Content, Job, Source, terminal},
+    keeper::Lease,
+    link::{BUFFER, Bridge, End, Heard, Letters, Reader, feed},
+    parcel::Parcel,
+    ready,
+    wire::Permission,
+};
+use crate::{
+    backend::{
+        BoxFuture, Control, Ended, Order, Running,
+        helper::{
+            self,
+            wire::{Letter, bridge, letter},
+        },
+    },
+    error::{Error, ErrorKind, Result},
+    output::{BackendName, Resources, Status},
+    spec::{Place, ServerSpec, Spec},
+};
+
+/// How long the result waits for the sandbox to be deleted. The deletion goes on after that.
+const DELETION: Duration = Duration::from_secs(10);
+
+/// Where the files of bridges are, in a sandbox.
+const DIRECTORY: &str = "/tmp/.openbrain";
+
+pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
+    let Place::Opensandbox(sandbox, server) = &spec.place else {
+        return Err(Error::unavailable("the request is not for an OpenSandbox server"));
+    };
+    // Everything that can be refused here is, before the server is asked for anything.
+    let job = Job::new(spec)?;
+    let run = random_name();
+    let request = create::request(spec, sandbox, server, &run)?;
+    let policy = request.network_policy.clone();
+    let connection = connection(server);
+    let lease = Lease::create(Client::new(connection.clone())?, request).await?;
+    let client = Client::new(connection)?;
+    let start = async {
+        if let Some(wanted) = &policy {
+            create::check_policy(wanted, &client.network_policy(lease.id()).await?)?;
+        }
+        let agent = ready::agent(&client, lease.id(), server.start_timeout).await?;
+        let directory = format!("{DIRECTORY}-{run}");
+        start(spec, job, &client, lease.id(), agent, directory).await
+    };
+    match start.await {
+        Ok(started) => Ok(Running {
+            backend: BackendName::Opensandbox,
+            sandbox_id: Some(lease.id().to_owned()),
+            isolation: create::isolation(spec, sandbox),
+            warnings: Vec::new(),
+            stdin: started.stdin,
+            stdout: Some(Box::new(started.stdout)),
+            stderr: Some(Box::new(started.stderr)),
+            control: Box::new(Remote {
+                letters: started.letters,
+                end: started.end,
+                lease: Some(lease),
+                deletion: None,
+                is_terminal: spec.tty.is_some(),
+            }),
+        }),
+        Err(error) => {
+            // Where the deletion fails, the reason of the first failure says more.
+            let _ = timeout(DELETION, lease.delete()).await;
+            Err(error)
+        }
+    }
+}
+
+fn connection(server: &ServerSpec) -> Connection {
+    Connection {
+        api_key: server.api_key.clone(),
+        use_server_proxy: server.use_server_proxy,
+        request_timeout: server.request_timeout,
+        create_timeout: server.start_timeout,
+        stall_timeout: STALL,
+        ca_file: server.ca_file.clone(),
+        ..Connection::new(&server.url)
+    }
+}
+
+/// The longest silence of a command's stream: five pings.
+const STALL: Duration = Duration::from_secs(15);
+
+/// 128 random bits, as a label may hold them.
+fn random_name() -> String {
+    let mut bytes = [0u8; 16];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    format!("{:032x}", u128::from_ne_bytes(bytes))
+}
+
+/// A command that runs.
+struct Started {
+    stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    stdout: DuplexStream,
+    stderr: DuplexStream,
+    letters: Letters,
+    end: oneshot::Receiver<End>,
+}
+
+async fn start(
+    spec: &Spec,
+    job: Job,
+    client: &Client,
+    sandbox: &str,
+    agent: Agent,
+    directory: String,
+) -> Result<Started> {
+    let files = job.files.into_iter().map(|file| {
+        let path = format!("{directory}/{}", file.name);
+        let upload = match file.content {
+            Content::Static(bytes) => Upload::bytes(path, Bytes::from_static(bytes)),
+            Content::Bytes(bytes) => Upload::bytes(path, bytes),
+            Content::File(file, size) => Upload::reader(path, File::from_std(file), size),
+        };
+        upload.permission(Permission::mode(if file.executable { 0o755 } else { 0o600 }))
+    });
+    agent.upload(files.collect()).await?;
+    let mut bridge = Bridge::start(&agent, &directory).await?;
+    loop {
+        let report = match bridge.next().await? {
+            Heard::Parcel(Parcel::Report(report)) => report,
+            Heard::Parcel(_) => continue,
+            Heard::End(_) => return Err(cannot_run(&bridge.words())),
+        };
+        match helper::start(&report, &job.program) {
+            Some(Ok(())) => break,
+            Some(Err(failure)) => {
+                let machine = |what, e| Error::unavailable(format!("cannot {what}")).with_source(e);
+                return Err(failure.into_error(&job.name, machine));
+            }
+            None => {}
+        }
+    }
+    let (letters, carry) = Letters::new(agent.clone(), directory.clone());
+    tokio::spawn(carry);
+    let pieces = Arc::new(Semaphore::new(bridge::PIECES));
+    let (stdin, input) = duplex(BUFFER);
+    let mut writer: Option<Box<dyn AsyncWrite + Send + Unpin>> = None;
+    match job.source {
+        Source::Nothing => pieces.close(),
+        Source::Caller => writer = Some(Box::new(stdin)),
+        Source::Descriptor(fd) => read_host(fd, stdin)?,
+    }
+    tokio::spawn(feed(input, agent, directory, Arc::clone(&pieces), letters.clone()));
+    let ((stdout, out), (stderr, err)) = (duplex(BUFFER), duplex(BUFFER));
+    let (sender, end) = oneshot::channel();
+    let reader = Reader {
+        client: client.clone(),
+        sandbox: sandbox.to_owned(),
+        bridge,
+        stdout: out,
+        stderr: err,
+        letters: letters.clone(),
+        pieces,
+        end: sender,
+    };
+    tokio::spawn(reader.read());
+    let _ = spec;
+    Ok(Started { stdin: writer, stdout, stderr, letters, end })
+}
+
+/// Copies a descriptor of the host to standard input.
+fn read_host(fd: OwnedFd, mut to: DuplexStream) -> Result<()> {
+    let mut from = host_input::open(fd)?;
+    tokio::spawn(async move {
+        // A command that reads no more is no failure.
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    });
+    Ok(())
+}
+
+fn cannot_run(words: &str) -> Error {
+    Error::unavailable(format!("the sandbox cannot run openbrain's helper: {words}")).with_remedy(
+        "the image needs `sh`, a /tmp whose files can be executed, and this machine's architecture",
+    )
+}
+
+/// A command on a server.
+struct Remote {
+    letters: Letters,
+    end: oneshot::Receiver<End>,
+    lease: Option<Lease>,
+    /// Started by a kill: it ends everything, whatever the bridge does.
+    deletion: Option<BoxFuture<'static, Result<()>>>,
+    is_terminal: bool,
+}
+
+impl Remote {
+    fn delete(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.deletion = Some(Box::pin(lease.delete()));
+        }
+    }
+}
+
+impl Control for Remote {
+    fn order(&mut self, order: Order) {
+        for signal in helper::signals(order) {
+            self.letters.send(Letter { kind: letter::ORDER, value: signal as u32 });
+        }
+        match order {
+            Order::Resize(size) if self.is_terminal => {
+                self.letters.send(Letter { kind: letter::RESIZE, value: terminal(size) });
+            }
+            Order::Kill => self.delete(),
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
+        Box::pin(async {
+            let deleted = async {
+                match &mut self.deletion {
+                    Some(deletion) => deletion.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                end = &mut self.end => match end {
+                    Ok(Ok(report)) => Ok(helper::ended(&report, None)),
+                    // What a kill tears down is no loss.
+                    _ if self.lease.is_none() => Ok(killed()),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(Error::new(ErrorKind::Internal, "the reader of the sandbox ended")),
+                },
+                deleted = deleted => deleted.map(|()| killed()),
+            }
+        })
+    }
+
+    fn removed(&mut self) -> BoxFuture<'_, Vec<String>> {
+        self.delete();
+        Box::pin(async {
+            let Some(deletion) = &mut self.deletion else { return Vec::new() };
+            let why = match timeout(DELETION, deletion).await {
+                Ok(Ok(())) => return Vec::new(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the server takes long".to_owned(),
+            };
+            vec![format!("the sandbox is not deleted yet: {why}; it ends by itself within minutes")]
+        })
+    }
+}
+
+fn killed() -> Ended {
+    Ended {
+        status: Status::Signaled(libc::SIGKILL),
+        resources: Resources::default(),
+        denials: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
