@@ -3,14 +3,9 @@
 
 use std::{env, path::Path, process::Command};
 
-/// Everything that the helper is made of.
-const SOURCES: [&str; 7] =
-    ["bridge.rs", "execute.rs", "main.rs", "memory.rs", "sys.rs", "watch.rs", "wire.rs"];
-
 fn main() {
-    for source in SOURCES {
-        println!("cargo:rerun-if-changed=helper/{source}");
-    }
+    // A directory stands for everything in it.
+    println!("cargo:rerun-if-changed=helper");
     let out_dir = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let rustc = env::var("RUSTC").expect("cargo sets RUSTC");
     let target = env::var("TARGET").expect("cargo sets TARGET");

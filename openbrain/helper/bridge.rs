@@ -7,7 +7,15 @@
 //! tells. What was read is removed as soon as the next one has come: until then the agent may still
 //! be busy with it.
 
+mod pieces;
+mod text;
+
 use core::ptr::addr_of_mut;
+
+use self::{
+    pieces::{Input, Written},
+    text::{encode, parse, print},
+};
 
 use crate::{
     AT_FDCWD, EAGAIN, EINTR, SIGCHLD, exit, guard, send_to,
@@ -67,28 +75,6 @@ struct Bridge {
     credit: u64,
 }
 
-/// Standard input that arrives in pieces.
-struct Input {
-    /// The write end, until the input has ended.
-    writer: i32,
-    /// Lengths of the pieces that are there, by their number.
-    lengths: [u64; bridge::PIECES],
-    arrived: u64,
-    taken: u64,
-    /// After so many pieces the input ends.
-    end: u64,
-    /// The piece that is being written, and how much of it is left in the file.
-    piece: i32,
-    name: [u8; NAME],
-    left: u64,
-    /// What was read of it and not yet written: a part of the buffer.
-    buffer: &'static mut [u8; CHUNK],
-    from: usize,
-    to: usize,
-    last: u8,
-    is_terminal: bool,
-}
-
 /// Runs the job in `directory`, whose name ends with a NUL byte.
 pub fn run(directory: *const u8) -> ! {
     const DIRECTORY: usize = 0o200000;
@@ -107,21 +93,7 @@ pub fn run(directory: *const u8) -> ! {
     let socket = start_guard(plan, ends, script);
     // SAFETY: this runs once, in the only thread.
     let Buffers { parcel, text, piece: buffer } = unsafe { &mut *addr_of_mut!(BUFFERS) };
-    let input = Input {
-        writer,
-        lengths: [0; bridge::PIECES],
-        arrived: 0,
-        taken: 0,
-        end: u64::MAX,
-        piece: NONE,
-        name: [0; NAME],
-        left: 0,
-        buffer,
-        from: 0,
-        to: 0,
-        last: b'\n',
-        is_terminal: terminal != NONE,
-    };
+    let input = Input::new(writer, buffer, terminal != NONE);
     let bridge = Bridge {
         directory: fd,
         arrivals,
@@ -496,143 +468,4 @@ impl Bridge {
             }
         }
     }
-}
-
-/// What came of an attempt to write.
-enum Written {
-    More,
-    /// The reader has enough for now.
-    Full,
-    /// A whole piece was written.
-    Piece,
-    /// There is no reader any more, or nothing to write.
-    Closed,
-}
-
-impl Input {
-    /// Notes a piece. A file may be told of more than once.
-    fn announce(&mut self, number: u64, length: u64) {
-        if number == self.arrived && number < self.taken + bridge::PIECES as u64 {
-            self.lengths[number as usize % bridge::PIECES] = length;
-            self.arrived += 1;
-        }
-    }
-
-    fn has_something(&self) -> bool {
-        self.writer != NONE
-            && (self.piece != NONE || self.taken < self.arrived || self.taken >= self.end)
-    }
-
-    fn open(&mut self, directory: i32) {
-        let length = self.lengths[self.taken as usize % bridge::PIECES];
-        let mut name = [0u8; NAME];
-        name[0] = bridge::PIECE;
-        let dot = 1 + print(self.taken, &mut name[1..]);
-        name[dot] = b'.';
-        print(length, &mut name[dot + 1..]);
-        self.piece = syscall!(number::OPENAT, directory, name.as_ptr(), CLOEXEC, 0) as i32;
-        if self.taken > 0 {
-            remove(directory, &self.name);
-        }
-        self.name = name;
-        self.left = length;
-    }
-
-    /// Writes the next part of the piece.
-    fn write(&mut self) -> Written {
-        if self.from == self.to {
-            let wanted = self.left.min(CHUNK as u64);
-            let read = if self.left == 0 {
-                0
-            } else {
-                syscall!(number::READ, self.piece, self.buffer.as_mut_ptr(), wanted)
-            };
-            if read <= 0 {
-                close(self.piece);
-                self.piece = NONE;
-                self.taken += 1;
-                return Written::Piece;
-            }
-            self.left -= read as u64;
-            (self.from, self.to) = (0, read as usize);
-        }
-        let part = &self.buffer[self.from..self.to];
-        match syscall!(number::WRITE, self.writer, part.as_ptr(), part.len()) {
-            written if written > 0 => {
-                self.from += written as usize;
-                self.last = self.buffer[self.from - 1];
-                Written::More
-            }
-            EINTR => Written::More,
-            EAGAIN => Written::Full,
-            _ => Written::Closed,
-        }
-    }
-
-    /// Ends the input. A terminal has no end of its own: the character that stands for it is
-    /// typed, twice within a line, which it only completes the first time.
-    fn finish(&mut self) -> Written {
-        const END_OF_INPUT: u8 = 4;
-        if self.is_terminal {
-            let typed = [END_OF_INPUT; 2];
-            let count = if self.last == b'\n' { 1 } else { 2 };
-            match syscall!(number::WRITE, self.writer, typed.as_ptr(), count) {
-                EAGAIN => return Written::Full,
-                1 if count == 2 => {
-                    self.last = b'\n';
-                    return Written::More;
-                }
-                _ => {}
-            }
-        }
-        Written::Closed
-    }
-
-    /// Nothing is written any more.
-    fn stop(&mut self) {
-        if !self.is_terminal {
-            close(self.writer);
-        }
-        close(self.piece);
-        (self.writer, self.piece) = (NONE, NONE);
-    }
-}
-
-/// Reads decimal digits, at least one and nothing else.
-fn parse(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.len() < 20 && text.iter().all(u8::is_ascii_digit);
-    digits.then(|| text.iter().fold(0, |number, digit| number * 10 + (digit - b'0') as u64))
-}
-
-/// Prints a number in decimal; returns its length.
-fn print(mut number: u64, to: &mut [u8]) -> usize {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    let length = digits.len() - at;
-    to[..length].copy_from_slice(&digits[at..]);
-    length
-}
-
-/// Base64 (RFC 4648), padded; returns the length.
-fn encode(bytes: &[u8], to: &mut [u8]) -> usize {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut end = 0;
-    for part in bytes.chunks(3) {
-        let at = |index: usize| *part.get(index).unwrap_or(&0) as usize;
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        let text = [18, 12, 6, 0].map(|shift| ALPHABET[bits >> shift & 63]);
-        for (index, byte) in text.iter().enumerate() {
-            to[end + index] = if index <= part.len() { *byte } else { b'=' };
-        }
-        end += 4;
-    }
-    end
 }

@@ -79,12 +79,12 @@ pub(super) fn host_paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathB
     Ok(paths.into_iter().map(PathBuf::from).collect())
 }
 
-pub(super) fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
+pub(super) fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u16>>, D::Error> {
     let ports = Vec::<u16>::deserialize(from)?;
     if ports.contains(&0) {
         return Err(D::Error::custom("port 0 cannot be reached; list ports from 1 to 65535"));
     }
-    Ok(ports)
+    Ok(Some(ports))
 }
 
 /// Reads the allowed names. An empty key is refused: it could mean every name or none.

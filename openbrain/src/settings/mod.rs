@@ -154,9 +154,12 @@ pub struct NetworkSettings {
     pub allow_egress: bool,
     /// Whether only `allowed_ports` and `allowed_domains` are reachable. Default: false.
     pub restrict_egress: bool,
-    /// TCP ports that are reachable when `restrict_egress` is true. Default: 80 and 443.
-    #[serde(deserialize_with = "grammar::ports")]
-    pub allowed_ports: Vec<u16>,
+    /// TCP ports that are reachable when `restrict_egress` is true. Default: 80 and 443. An
+    /// OpenSandbox server cannot restrict ports: there `allowed_domains` must be given, and this
+    /// left out.
+    #[serde(deserialize_with = "grammar::ports", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<u16>")]
+    pub allowed_ports: Option<Vec<u16>>,
     /// Names that are reachable when `restrict_egress` is true: `example.com`, `*.example.com`,
     /// with an optional `:port`. Default: every public name. An empty list allows nothing.
     #[serde(deserialize_with = "grammar::domains", skip_serializing_if = "Option::is_none")]
@@ -219,12 +222,19 @@ impl Default for SandboxSettings {
     }
 }
 
+impl NetworkSettings {
+    /// The ports in force when `restrict_egress` is true.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.allowed_ports.clone().unwrap_or_else(|| vec![80, 443])
+    }
+}
+
 impl Default for NetworkSettings {
     fn default() -> Self {
         Self {
             allow_egress: true,
             restrict_egress: false,
-            allowed_ports: vec![80, 443],
+            allowed_ports: None,
             allowed_domains: None,
             allowed_hosts: None,
             block_egress: false,

@@ -49,7 +49,7 @@ const RULES: [(&str, Comparison); 27] = [
         !user.sandbox.network.restrict_egress || project.sandbox.network.restrict_egress
     }),
     (PORTS, |user, project| {
-        within(&project.sandbox.network.allowed_ports, &user.sandbox.network.allowed_ports)
+        within(&project.sandbox.network.ports(), &user.sandbox.network.ports())
     }),
     ("security.sandbox.network.allowed_domains", |user, project| {
         list_within(user, project, |network| &network.allowed_domains)

@@ -9,7 +9,7 @@ use super::{Mode, Runtime, SandboxSettings, Security, Settings};
 use crate::{
     error::{Error, Result},
     exec::Exec,
-    sandbox::{Limits, Mount, WORKSPACE},
+    sandbox::{Limits, Mount, Network, WORKSPACE},
     spec::{Place, SandboxSpec, ServerSpec, Spec},
 };
 
@@ -59,11 +59,12 @@ impl Settings {
         let network = NetworkWishes { allow, ports, domains, hosts };
         let wishes = Wishes { mounts, expose, network };
         let security = &self.security;
+        let mut warnings = Vec::new();
         let sandboxed = sandbox.unwrap_or(security.mode == Mode::Sandbox);
         let (place, limits, default_timeout) = if sandboxed {
             workdir.as_deref().map(check_workdir).transpose()?;
             let sandbox = &security.sandbox;
-            let place = sandbox.place(wishes)?;
+            let place = sandbox.place(wishes, &mut warnings)?;
             let limits = match place {
                 Place::Opensandbox(..) => sandbox.server_limits(limits)?,
                 Place::Embedded(_) | Place::Direct => limits.or(&sandbox.limits),
@@ -75,7 +76,6 @@ impl Settings {
         };
         let shell = shell.unwrap_or_else(|| SHELL.into());
         let timeout = timeout.or(default_timeout);
-        let warnings = Vec::new();
         Ok(Spec { place, command, shell, timeout, workdir, env, stdin, tty, limits, warnings })
     }
 }
@@ -160,8 +160,18 @@ impl SandboxSettings {
         Ok(Limits { pids: None, disk: None, ..asked.or(&self.limits) })
     }
 
-    fn place(&self, wishes: Wishes) -> Result<Place> {
-        let (network, allowed_hosts) = self.network.grant(wishes.network)?;
+    fn place(&self, wishes: Wishes, warnings: &mut Vec<String>) -> Result<Place> {
+        let ports_are_given =
+            wishes.network.ports.is_some() || self.network.allowed_ports.is_some();
+        let (mut network, allowed_hosts) = self.network.grant(wishes.network)?;
+        let server = self.server()?;
+        if let (Some(_), Network::Listed { ports, domains: Some(_) }) = (&server, &mut network)
+            && ports.is_some()
+            && !ports_are_given
+        {
+            *ports = None;
+            warnings.push("the OpenSandbox server restricts names, not ports".into());
+        }
         let sandbox = SandboxSpec {
             mounts: self.mounts(wishes.mounts)?,
             expose: self.expose(wishes.expose)?,
@@ -169,7 +179,7 @@ impl SandboxSettings {
             allowed_hosts,
             system: self.system,
         };
-        Ok(match self.server()? {
+        Ok(match server {
             None => Place::Embedded(sandbox),
             Some(server) => Place::Opensandbox(sandbox, server),
         })

@@ -174,7 +174,7 @@ fn variables_are_read_by_the_kind_of_their_key() {
     assert_eq!(sandbox.workspace_mount, Some("/home/tom/a #b".into()));
     assert_eq!(sandbox.timeout.as_secs(), 600);
     assert_eq!((sandbox.limits.memory, sandbox.limits.cpus), (Some(512 << 20), Some(1.5)));
-    assert_eq!(sandbox.network.allowed_ports, [22, 443]);
+    assert_eq!(sandbox.network.allowed_ports, Some(vec![22, 443]));
     assert_eq!(sandbox.network.allowed_domains, Some(vec!["a.com".into(), "*.b.com".into()]));
     assert_eq!(sandbox.expose, [Path::new("/opt"), Path::new("/home/tom/x")]);
     assert_eq!(sandbox.server_url, None);

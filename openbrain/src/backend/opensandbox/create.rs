@@ -38,6 +38,12 @@ pub(super) fn request(
     run: &str,
 ) -> Result<CreateSandbox> {
     let pooled = server.extensions.contains_key("poolRef");
+    if let Some(host) = sandbox.allowed_hosts.first() {
+        return Err(Error::invalid(format!(
+            "an OpenSandbox server cannot open the private service `{host}`"
+        ))
+        .with_remedy("leave `allowed_hosts` out, or use `runtime: embedded`"));
+    }
     let policy = policy(&sandbox.network)?;
     let volumes = volumes(sandbox, is_loopback(&server.url))?;
     if pooled && (policy.is_some() || !volumes.is_empty()) {

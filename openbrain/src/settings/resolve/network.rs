@@ -72,7 +72,7 @@ impl NetworkSettings {
         }
         if self.restrict_egress {
             return Ok(Network::Listed {
-                ports: Some(self.allowed_ports.clone()),
+                ports: Some(self.ports()),
                 domains: self.allowed_domains.clone(),
             });
         }
