@@ -21,6 +21,12 @@ use crate::{
 /// The label that marks sandboxes of openbrain.
 pub(super) const OURS: &str = "openbrain";
 
+/// What [`OURS`] says of a sandbox for one command.
+pub(super) const EXEC: &str = "exec";
+
+/// The label that names the machine that the request came from.
+pub(super) const HOST: &str = "openbrain.host";
+
 /// The label by which one run finds its own.
 pub(super) const RUN: &str = "openbrain.run";
 
@@ -65,8 +71,7 @@ pub(super) fn request(
 
 fn labels(run: &str) -> BTreeMap<String, String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let pairs =
-        [(OURS, "exec".to_owned()), (RUN, run.to_owned()), ("openbrain.host", label(&host))];
+    let pairs = [(OURS, EXEC.to_owned()), (RUN, run.to_owned()), (HOST, label(&host))];
     pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
 

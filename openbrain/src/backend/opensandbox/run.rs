@@ -87,7 +87,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
     }
 }
 
-fn connection(server: &ServerSpec) -> Connection {
+pub(super) fn connection(server: &ServerSpec) -> Connection {
     Connection {
         api_key: server.api_key.clone(),
         use_server_proxy: server.use_server_proxy,
