@@ -5,7 +5,10 @@ TEST_USER ?= openbrain-test
 
 .PHONY: test check tests tests-as-user readme bench soak
 
-test: check tests tests-as-user readme
+# One OpenSandbox server for all of it; started here, it is taken down at the end.
+test: check
+	.ci/opensandbox run $(MAKE) tests tests-as-user
+	$(MAKE) readme
 	@echo "make test: everything passed"
 
 # Format, lints, documentation, licences.
@@ -20,11 +23,11 @@ check:
 
 # Unit, conformance, abuse, command-line, example and tidy tests, as the user who runs `make`.
 tests:
-	cargo test --workspace --locked --no-fail-fast
+	.ci/opensandbox run cargo test --workspace --locked --no-fail-fast
 
 # The same test programs as an ordinary user, when `make` runs as root.
 tests-as-user:
-	.ci/as-user $(TEST_USER)
+	.ci/opensandbox run .ci/as-user $(TEST_USER)
 
 # The commands of the README, in a clean clone.
 readme:

@@ -9,6 +9,7 @@ mod environment;
 mod exit_codes;
 mod formats;
 mod other_commands;
+mod server;
 mod signals;
 mod stdin;
 mod tty;
