@@ -1,8 +1,12 @@
 //! What is openbrain's on a server: found by its label, and removed by its id.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Serialize, Serializer};
+use tokio::time::{Instant, sleep};
 
 use super::{
     client::{Client, ListFilter},
@@ -65,11 +69,32 @@ pub(crate) async fn kill(server: &ServerSpec, id: &str) -> Result<bool> {
             Err(Error::denied(format!("sandbox `{id}` was not made by openbrain"))
                 .with_remedy("delete it with the client that made it"))
         }
-        Ok(_) => Ok(client.delete(id).await?),
+        Ok(_) => Ok(delete(&client, id).await.map(|()| true)?),
         Err(failure) if failure.kind() == FailureKind::NotFound => Ok(false),
         Err(failure) => Err(failure.into()),
     }
 }
+
+/// Deletes a sandbox that is there. Its owner may be at that at the same time, which makes the server
+/// fail for one of the two.
+async fn delete(client: &Client, id: &str) -> Result<(), Failure> {
+    let end = Instant::now() + DELETION;
+    loop {
+        match client.delete(id).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.server_code() != Some(DELETE_FAILED) => return Err(failure),
+            Err(failure) if Instant::now() >= end => return Err(failure),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The server's code for a deletion that failed for whatever reason.
+const DELETE_FAILED: &str = "DOCKER::SANDBOX_DELETE_FAILED";
+
+/// How long a deletion that fails is tried again, and how often.
+const DELETION: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Looks at a server without making anything on it.
 pub(crate) async fn checks(server: &ServerSpec) -> Vec<Check> {
