@@ -3,9 +3,11 @@
 //! Others use the server at the same time: a test knows its own sandboxes by a mark.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -14,6 +16,7 @@ use std::{
 use openbrain::opensandbox::{Client, Connection, CreateSandbox, ListFilter, Sandbox};
 use rustix::process::Signal;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::{
     support::{Going, Place, Ran, Server},
@@ -197,6 +200,66 @@ fn doctor_tells_what_is_wrong_with_the_server() {
     let ran = Ran::of(place.command_on(&server, &["doctor"]), b"").code(1).stdout;
     assert!(ran.contains("failed   server "), "{ran}");
     assert!(ran.contains("start the server: `opensandbox-server init-config"), "{ran}");
+}
+
+#[test]
+fn doctor_warns_where_policies_cannot_be_had() {
+    // Servers of one's own are for those who may use Docker.
+    if UnixStream::connect("/var/run/docker.sock").is_err() {
+        eprintln!("SKIPPED: this user cannot start an OpenSandbox server, for want of Docker");
+        return;
+    }
+    let place = Place::new();
+    let plain = Plain::start();
+    let ran = Ran::of(place.command_on(&plain.server, &["doctor"]), b"").code(0).stdout;
+    assert!(ran.contains("ok       trial "), "{ran}");
+    assert!(ran.contains("warning  egress ") && ran.contains("`[egress]`"), "{ran}");
+    let args = ["exec", "--sandbox", "--no-network", "true"];
+    Ran::of(place.command_on(&plain.server, &args), b"").code(125).complains("`[egress]`");
+}
+
+/// A real server that is not set up for network policies. Ends with this value.
+struct Plain {
+    server: Server,
+    process: Child,
+    _home: TempDir,
+}
+
+impl Plain {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let template = fs::read_to_string(Server::variable("CONFIG")).unwrap();
+        let sections = template.split("\n[").filter(|section| !section.starts_with("egress]"));
+        let config = sections
+            .collect::<Vec<_>>()
+            .join("\n[")
+            .replace("@PORT@", &port.to_string())
+            .replace("@STATE@", home.path().to_str().unwrap());
+        fs::write(home.path().join("server.toml"), config).unwrap();
+        let process = Command::new(Server::variable("SERVER"))
+            .arg("--config")
+            .arg(home.path().join("server.toml"))
+            .env("HOME", home.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "the server did not start");
+            thread::sleep(Duration::from_millis(50));
+        }
+        let server = Server { url: format!("http://127.0.0.1:{port}"), ..Server::of_tests() };
+        Self { server, process, _home: home }
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// A server that answers requests as told, each on a connection of its own, and those with `None`

@@ -229,20 +229,22 @@ impl Going {
 impl Server {
     /// The server that the tests talk to: that of the environment, else that of the checkout.
     pub(crate) fn of_tests() -> Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/opensandbox/env");
-        let file = std::fs::read_to_string(file).unwrap_or_default();
-        let variable = |name: &str| {
-            let name = format!("TEST_OPENSANDBOX_{name}");
-            let written = || {
-                let line =
-                    file.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('='));
-                line.map(str::to_owned)
-            };
-            std::env::var(&name).ok().or_else(written).unwrap_or_else(|| {
-                panic!("{name} is not set and no server was started: run `.ci/opensandbox up`")
-            })
+        let [url, key, image] = ["URL", "KEY", "IMAGE"].map(Self::variable);
+        Self { url, key, image }
+    }
+
+    /// What `.ci/opensandbox` says about the server of the tests.
+    pub(crate) fn variable(name: &str) -> String {
+        let name = format!("TEST_OPENSANDBOX_{name}");
+        let written = || {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/opensandbox/env");
+            let file = std::fs::read_to_string(file).unwrap_or_default();
+            let line = file.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('='));
+            line.map(str::to_owned)
         };
-        Self { url: variable("URL"), key: variable("KEY"), image: variable("IMAGE") }
+        std::env::var(&name).ok().or_else(written).unwrap_or_else(|| {
+            panic!("{name} is not set and no server was started: run `.ci/opensandbox up`")
+        })
     }
 }
 
