@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     exec::Exec,
     sandbox::Isolation,
-    settings::Settings,
+    settings::{NetworkSettings, Runtime, Settings},
     spec::ServerSpec,
 };
 
@@ -54,6 +54,10 @@ fn embedded_report(engine: &Engine) -> Report {
         excuse(&mut checks);
     }
     checks.push(trial);
+    let without_network = Exec::new("true").sandbox().allow_network(false);
+    if isolation.is_some() || engine.run_blocking(without_network).is_ok() {
+        checks.extend(egress(engine.settings()));
+    }
     Report { checks, isolation }
 }
 
@@ -68,7 +72,7 @@ fn server_report(engine: &Engine, server: ServerSpec) -> Report {
         let (trial, found) = trial(engine);
         checks.push(trial);
         if found.is_some() {
-            checks.push(egress(engine));
+            checks.push(policies(engine));
         }
         isolation = found;
     }
@@ -103,7 +107,7 @@ fn trial(engine: &Engine) -> (Check, Option<Isolation>) {
 }
 
 /// Whether the server enforces network policies: a run without network reads back the one it got.
-fn egress(engine: &Engine) -> Check {
+fn policies(engine: &Engine) -> Check {
     let run = || -> Result<bool> {
         let exec = Exec::new("true").sandbox().allow_network(false);
         Ok(engine.run_blocking(exec)?.success())
@@ -130,4 +134,28 @@ fn excuse(checks: &mut [Check]) {
     for check in checks.iter_mut().filter(|check| check.status == CheckStatus::Failed) {
         check.status = CheckStatus::Warning;
     }
+}
+
+/// Whether sandboxes reach the network, tried with every port and with some: the first needs more
+/// of the kernel.
+fn egress(settings: &Settings) -> Vec<Check> {
+    let attempt = |id, what: &str, exec: Exec| {
+        let mut settings = settings.clone();
+        settings.security.sandbox.network = NetworkSettings::default();
+        settings.security.sandbox.runtime = Runtime::Embedded;
+        match Engine::new(settings).run_blocking(exec) {
+            Ok(_) => Check::ok(id, format!("a sandbox can be given {what}")),
+            Err(error) => {
+                let remedy = error.remedy().unwrap_or("see the message").to_owned();
+                Check::warning(id, format!("a sandbox cannot be given {what}: {error}"), remedy)
+            }
+        }
+    };
+    let probe = || Exec::new("true").sandbox();
+    let mut checks = vec![
+        attempt("egress_open", "every TCP port of public hosts", probe()),
+        attempt("egress_listed", "listed TCP ports of public hosts", probe().allow_port(443)),
+    ];
+    checks.extend(embedded::egress_checks());
+    checks
 }
