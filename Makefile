@@ -3,11 +3,11 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check tests tests-as-user readme bench soak
+.PHONY: test check fixture tests tests-as-user readme bench soak
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
-	.ci/opensandbox run $(MAKE) tests tests-as-user
+	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
 	$(MAKE) readme
 	@echo "make test: everything passed"
 
@@ -20,6 +20,10 @@ check:
 		-C panic=abort --emit=metadata -o target/helper.rmeta -D warnings
 	rustfmt --edition 2024 --check openbrain/helper/main.rs
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+# The server that the tests talk to, tried with the official SDK.
+fixture:
+	.ci/opensandbox check
 
 # Unit, conformance, abuse, command-line, example and tidy tests, as the user who runs `make`.
 tests:

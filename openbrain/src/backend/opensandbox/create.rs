@@ -44,7 +44,7 @@ pub(super) fn request(
     run: &str,
 ) -> Result<CreateSandbox> {
     let pooled = server.extensions.contains_key("poolRef");
-    let policy = policy(&sandbox.network)?;
+    let policy = policy(&sandbox.network, &sandbox.allowed_hosts)?;
     let volumes = volumes(sandbox, is_loopback(&server.url))?;
     if pooled && (policy.is_some() || !volumes.is_empty()) {
         return Err(Error::invalid(
@@ -90,8 +90,9 @@ fn limits(spec: &Spec) -> BTreeMap<String, String> {
     memory.into_iter().chain(cpus).collect()
 }
 
-/// The policy that gives what is allowed, and nothing where everything is.
-fn policy(network: &Network) -> Result<Option<NetworkPolicy>> {
+/// The policy that gives what is allowed, and nothing where everything is: private hosts, too, are
+/// reachable then.
+fn policy(network: &Network, hosts: &[String]) -> Result<Option<NetworkPolicy>> {
     let denied = |rules| Some(NetworkPolicy { default_action: RuleAction::Deny, egress: rules });
     Ok(match network {
         Network::Public => None,
@@ -105,7 +106,7 @@ fn policy(network: &Network) -> Result<Option<NetworkPolicy>> {
         }
         Network::Listed { ports: None, domains: None } => None,
         Network::Listed { ports: None, domains: Some(domains) } => {
-            denied(domains.iter().map(|domain| rule(domain)).collect::<Result<_>>()?)
+            denied(domains.iter().chain(hosts).map(|name| rule(name)).collect::<Result<_>>()?)
         }
     })
 }
