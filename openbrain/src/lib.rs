@@ -55,7 +55,7 @@ pub mod backend;
 
 mod doctor;
 mod engine;
-mod sandboxes;
+mod server;
 
 #[doc(inline)]
 pub use self::backend::opensandbox;
