@@ -64,7 +64,7 @@ fn a_command_runs_on_the_server() {
 fn listed_names_and_hosts_are_all_that_is_reachable() {
     let (place, server) = (Place::new(), Server::of_tests());
     let tried = "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 443), 5)'";
-    let args = ["exec", "--sandbox", "--allow-domain", "example.com", "--allow-host", "10.0.0.1"];
+    let args = ["exec", "--sandbox", "--allow-domain", "*.example.com", "--allow-host", "10.0.0.1"];
     let args = [&args[..], &["--json", tried]].concat();
     let result = Ran::of(place.command_on(&server, &args), b"").code(1).json();
     assert_eq!(result["isolation"]["network"], "listed names");
