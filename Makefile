@@ -3,9 +3,12 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check tests tests-as-user readme bench soak
+.PHONY: test check fixture tests tests-as-user readme bench soak
 
-test: check tests tests-as-user readme
+# One OpenSandbox server for all of it; started here, it is taken down at the end.
+test: check
+	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
+	$(MAKE) readme
 	@echo "make test: everything passed"
 
 # Format, lints, documentation, licences.
@@ -18,13 +21,17 @@ check:
 	rustfmt --edition 2024 --check openbrain/helper/main.rs
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
+# The server that the tests talk to, tried with the official SDK.
+fixture:
+	.ci/opensandbox check
+
 # Unit, conformance, abuse, command-line, example and tidy tests, as the user who runs `make`.
 tests:
-	cargo test --workspace --locked --no-fail-fast
+	.ci/opensandbox run cargo test --workspace --locked --no-fail-fast
 
 # The same test programs as an ordinary user, when `make` runs as root.
 tests-as-user:
-	.ci/as-user $(TEST_USER)
+	.ci/opensandbox run .ci/as-user $(TEST_USER)
 
 # The commands of the README, in a clean clone.
 readme:

@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Exec(Box<ExecArgs>),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
+    /// Show and remove openbrain's sandboxes on an OpenSandbox server.
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
     /// Show, check and create settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -207,6 +210,22 @@ pub(crate) struct SettingsArgs {
     /// Image of sandboxes on an OpenSandbox server.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,
+    /// Reach sandboxes through the OpenSandbox server, where their own ports are not reachable.
+    #[arg(long)]
+    pub(crate) use_server_proxy: bool,
+    /// Certificate authorities to trust beside those of the system, for an https server.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Give up a request to the OpenSandbox server after this time: seconds, or 500ms, 10s, 1m.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) request_timeout: Option<String>,
+    /// Give up the start of a sandbox there after this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) start_timeout: Option<String>,
+    /// What only some OpenSandbox servers know, for example `poolRef=python`. Repeatable; replaces
+    /// those of the settings.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) extension: Vec<(String, String)>,
 }
 
 /// What `openbrain doctor` was told.
@@ -217,6 +236,30 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+/// The commands of `openbrain sandbox`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// List the sandboxes that openbrain has on the server, of whatever machine.
+    List {
+        /// Print them as one JSON list.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Delete sandboxes that openbrain made; commands that run in them are lost.
+    Kill {
+        /// The ids, as `list` shows them.
+        #[arg(value_name = "ID", required_unless_present = "all")]
+        ids: Vec<String>,
+        /// All of them, also those of other machines and of commands that run.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
 }
 
 /// The commands of `openbrain config`.
@@ -315,6 +358,13 @@ fn size(text: &str) -> Result<u64, String> {
 
 fn mount(text: &str) -> Result<Mount, String> {
     hinted(text.parse())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".into()),
+    }
 }
 
 fn language(text: &str) -> Result<String, String> {

@@ -8,13 +8,14 @@ use std::{
 };
 
 use openbrain::settings::{Loaded, SETTINGS_TEMPLATE, Settings, Sources};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     args::{ConfigCommand, SettingsArgs},
     console::{print, print_json},
     exit,
     failure::{Failure, Result},
+    program::absolute,
 };
 
 /// Runs `openbrain config` and returns the exit code.
@@ -31,16 +32,35 @@ pub(crate) fn run(command: ConfigCommand) -> Result<u8> {
 
 /// Loads the settings that hold here, with those of the command line above all others.
 pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded> {
-    let SettingsArgs { config, runtime, server_url, image } = args;
+    let SettingsArgs {
+        config,
+        runtime,
+        server_url,
+        image,
+        use_server_proxy,
+        ca_file,
+        request_timeout,
+        start_timeout,
+        extension,
+    } = args;
     let mut sources = Sources::from_process()?;
     sources.explicit = config.clone();
+    let text = |text: &Option<String>| text.as_deref().map(Value::from);
+    let ca_file = ca_file.as_deref().map(absolute).transpose()?;
+    let extensions: Map<_, _> =
+        extension.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     for (flag, key, value) in [
-        ("--runtime", "security.sandbox.runtime", runtime),
-        ("--server-url", "security.sandbox.server_url", server_url),
-        ("--image", "security.sandbox.image", image),
+        ("--runtime", "runtime", text(runtime)),
+        ("--server-url", "server_url", text(server_url)),
+        ("--image", "image", text(image)),
+        ("--use-server-proxy", "use_server_proxy", use_server_proxy.then_some(Value::Bool(true))),
+        ("--ca-file", "ca_file", ca_file.as_deref().and_then(Path::to_str).map(Value::from)),
+        ("--request-timeout", "request_timeout_seconds", text(request_timeout)),
+        ("--start-timeout", "start_timeout_seconds", text(start_timeout)),
+        ("--extension", "extensions", (!extensions.is_empty()).then_some(extensions.into())),
     ] {
         if let Some(value) = value {
-            sources = sources.flag(flag, key, value.as_str());
+            sources = sources.flag(flag, format!("security.sandbox.{key}"), value);
         }
     }
     Ok(Settings::load_from(&sources)?)

@@ -3,12 +3,11 @@
 use std::{
     future::pending,
     io::{self, IsTerminal},
-    time::Duration,
 };
 
 use clap::CommandFactory;
 use openbrain::{Denial, Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
-use tokio::{runtime, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     args::{Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, SettingsArgs, SurroundingsArgs},
@@ -17,13 +16,11 @@ use crate::{
     env, exit,
     failure::{Failure, Result},
     program::{self, absolute},
+    settle::{self, SILENCE},
     signals::Signals,
     stream::{self, Form},
     terminal::{self, RawMode},
 };
-
-/// How long a sandbox may take to start before we say that it is starting.
-const SILENCE: Duration = Duration::from_secs(1);
 
 /// Runs `openbrain exec` and returns the exit code.
 pub(crate) fn run(args: ExecArgs) -> Result<u8> {
@@ -45,11 +42,19 @@ fn execute(args: ExecArgs) -> Result<u8> {
         let printed = if output.json { print_json(&spec) } else { print_yaml(&spec) };
         return printed.map(|()| exit::SUCCESS);
     }
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::system("cannot start an async runtime", e))?
-        .block_on(supervise(&engine, exec, &spec, &output))
+    let announced = is_announced(&spec, &output);
+    let runtime = settle::runtime()?;
+    let result = runtime.block_on(supervise(&engine, exec, &spec, &output));
+    // With the runtime ends whatever still held on to the sandbox.
+    drop(runtime);
+    settle::wait(announced);
+    result
+}
+
+/// Whether somebody is looking who wants to hear why nothing happens for a while.
+fn is_announced(spec: &Spec, args: &OutputArgs) -> bool {
+    let for_machines = args.json || args.events;
+    spec.place != Place::Direct && !args.quiet && !for_machines && io::stderr().is_terminal()
 }
 
 /// Says in short how it is used, because there is nothing to run and nobody to ask.
@@ -130,11 +135,11 @@ impl From<LimitArgs> for Limits {
 async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) -> Result<u8> {
     let mut signals =
         Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
-    let announced = spec.place != Place::Direct && !args.quiet && io::stderr().is_terminal();
+    let announced = is_announced(spec, args);
     let mut process = tokio::select! {
         process = engine.spawn(exec) => process?,
         kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
-        () = announce(announced) => pending().await,
+        () = announce(announced, &spec.place) => pending().await,
     };
     let raw_mode = connect(&mut process)?;
     let output = pass_on(process, &mut signals, spec, args).await?;
@@ -173,10 +178,16 @@ fn connect(process: &mut Process) -> Result<Option<RawMode>> {
 }
 
 /// Says that a sandbox is starting, when that takes long and somebody is looking. Never ends.
-async fn announce(wanted: bool) {
+async fn announce(wanted: bool, place: &Place) {
     if wanted {
         sleep(SILENCE).await;
-        say("starting the sandbox…");
+        match place {
+            Place::Opensandbox(_, server) => {
+                let (image, url) = (&server.image, &server.url);
+                say(format_args!("starting a sandbox of `{image}` on `{url}`…"));
+            }
+            Place::Embedded(_) | Place::Direct => say("starting the sandbox…"),
+        }
     }
     pending().await
 }

@@ -12,6 +12,8 @@ mod exec;
 mod exit;
 mod failure;
 mod program;
+mod sandbox;
+mod settle;
 mod signals;
 mod stream;
 mod terminal;
@@ -47,6 +49,7 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Exec(args) => exec::run(*args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sandbox(command) => sandbox::run(command),
         Command::Config(command) => config::run(command),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -90,15 +90,7 @@ impl Engine {
     ///
     /// As [`Engine::run`].
     pub fn run_blocking(&self, exec: Exec) -> Result<Output> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return block_on(self.run(exec));
-        }
-        // A runtime cannot be started inside another one, but on another thread it can.
-        std::thread::scope(|scope| {
-            scope.spawn(|| block_on(self.run(exec))).join().unwrap_or_else(|panic| {
-                std::panic::resume_unwind(panic);
-            })
-        })
+        blocking(self.run(exec))
     }
 }
 
@@ -154,19 +146,36 @@ fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
 }
 
 /// Waits, at most so long, until nothing is left of commands whose futures, processes or runtimes
-/// were dropped: their helper processes, and their sandboxes on servers.
+/// were dropped: their helper processes, and their sandboxes on servers. Says whether nothing is.
 ///
 /// For programs that are about to end. Whatever is not settled then ends by itself: processes at
 /// once, sandboxes on a server when it deletes them, within minutes.
-pub fn settle(time: Duration) {
+pub fn settle(time: Duration) -> bool {
     helper::settle();
-    opensandbox::settle(time);
+    opensandbox::settle(time)
 }
 
 /// How long a blocking call waits for what it left behind.
 const SETTLE: Duration = Duration::from_secs(10);
 
-fn block_on<F: Future<Output = Result<Output>>>(future: F) -> Result<Output> {
+/// Runs a future to its end on a runtime of its own, and waits for what it leaves behind.
+pub(crate) fn blocking<T, F>(future: F) -> Result<T>
+where
+    T: Send,
+    F: Future<Output = Result<T>> + Send,
+{
+    if tokio::runtime::Handle::try_current().is_err() {
+        return block_on(future);
+    }
+    // A runtime cannot be started inside another one, but on another thread it can.
+    std::thread::scope(|scope| {
+        scope.spawn(|| block_on(future)).join().unwrap_or_else(|panic| {
+            std::panic::resume_unwind(panic);
+        })
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

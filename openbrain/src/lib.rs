@@ -55,6 +55,7 @@ pub mod backend;
 
 mod doctor;
 mod engine;
+mod server;
 
 #[doc(inline)]
 pub use self::backend::opensandbox;

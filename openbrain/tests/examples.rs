@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 /// All of them: a file in `examples/` that is not tried here is a failure.
-const EXAMPLES: [&str; 5] = ["blocking", "limits", "mount", "sandbox", "stream"];
+const EXAMPLES: [&str; 6] = ["blocking", "limits", "mount", "opensandbox", "sandbox", "stream"];
 
 /// What an example printed on standard output and standard error.
 struct Printed {
@@ -21,6 +21,11 @@ struct Printed {
 
 /// Runs an example in an empty directory, with no settings but the defaults.
 fn run(name: &str, arguments: &[&Path]) -> Printed {
+    run_with(name, arguments, None)
+}
+
+/// Runs an example with the key of a server, if it is given one.
+fn run_with(name: &str, arguments: &[&Path], key: Option<&str>) -> Printed {
     assert!(EXAMPLES.contains(&name));
     let directory = TempDir::new().unwrap();
     let program = built().join(name);
@@ -32,6 +37,8 @@ fn run(name: &str, arguments: &[&Path]) -> Printed {
     }
     command.args(arguments).current_dir(&directory);
     command.env("HOME", directory.path()).env_remove("XDG_CONFIG_HOME");
+    command.env_remove("OPEN_SANDBOX_API_KEY");
+    command.envs(key.map(|key| ("OPEN_SANDBOX_API_KEY", key)));
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let printed = Printed { stdout: text(output.stdout), stderr: text(output.stderr) };
@@ -94,6 +101,23 @@ fn limits() {
     assert!(printed.starts_with("timed out, and said: working\n"), "{printed}");
     assert!(printed.contains("\nout of memory: "), "{printed}");
     assert!(printed.contains("\nmemory by "), "{printed}");
+}
+
+#[test]
+fn opensandbox() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/opensandbox/env");
+    let file = fs::read_to_string(file).unwrap_or_default();
+    let variable = |name: &str| {
+        let name = format!("TEST_OPENSANDBOX_{name}");
+        let line = file.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('='));
+        env::var(&name).ok().or_else(|| line.map(str::to_owned)).unwrap_or_else(|| {
+            panic!("{name} is not set and no server was started: run `.ci/opensandbox up`")
+        })
+    };
+    let (url, image, key) = (variable("URL"), variable("IMAGE"), variable("KEY"));
+    let printed = run_with("opensandbox", &[Path::new(&url), Path::new(&image)], Some(&key)).stdout;
+    let expected = "hello\ngot a line\nstatus: Exited(3)\nlines: 2\nExited(0)\ndeleted: true\n";
+    assert_eq!(printed, expected);
 }
 
 #[test]

@@ -90,6 +90,99 @@ fn a_flag_names_a_server() {
 }
 
 #[test]
+fn every_flag_of_a_server_reaches_the_plan() {
+    let args = [
+        "exec",
+        "--dry-run",
+        "--json",
+        "--sandbox",
+        "--server-url",
+        "https://sandboxes.example.com",
+        "--image",
+        "python:3.12",
+        "--use-server-proxy",
+        "--ca-file",
+        "ca.pem",
+        "--request-timeout",
+        "5s",
+        "--start-timeout",
+        "2m",
+        "--extension",
+        "poolRef=python",
+        "--extension",
+        "a=b=c",
+        "ls",
+    ];
+    let place = Place::new();
+    let server = place.run(&args).code(0).json()["place"]["opensandbox"][1].take();
+    let expected = serde_json::json!({
+        "url": "https://sandboxes.example.com",
+        "image": "python:3.12",
+        "use_server_proxy": true,
+        "ca_file": std::path::absolute(place.path()).unwrap().join("ca.pem"),
+        "request_timeout_seconds": 5,
+        "start_timeout_seconds": 120,
+        "extensions": {"poolRef": "python", "a": "b=c"},
+    });
+    assert_eq!(server, expected);
+}
+
+#[test]
+fn wrong_flags_of_a_server_are_explained() {
+    for (flags, complaint) in [
+        (["--server-url", "localhost"], "write it as http://localhost:8080"),
+        (["--request-timeout", "soon"], "--request-timeout"),
+        (["--start-timeout", "0"], "--start-timeout"),
+        (["--extension", "poolRef"], "write NAME=VALUE"),
+        (["--image", "two words"], "is not the name of an image"),
+    ] {
+        let args = ["exec", "--sandbox", flags[0], flags[1], "ls"];
+        Place::new().run(&args).code(125).complains(complaint);
+    }
+}
+
+#[test]
+fn the_key_of_a_server_is_never_printed() {
+    let place = Place::new();
+    let url = "http://localhost:1";
+    for args in [
+        &["config", "show"][..],
+        &["config", "show", "--json"],
+        &["config", "show", "--origin"],
+        &["config", "show", "--origin", "--json"],
+        &["exec", "--sandbox", "--dry-run", "ls"],
+        &["exec", "--sandbox", "--dry-run", "--json", "ls"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["sandbox", "list"],
+    ] {
+        let mut command = place.command(args);
+        command.env("OPEN_SANDBOX_API_KEY", "hunter2").env("OPENBRAIN_SERVER_URL", url);
+        let ran = crate::support::Ran::of(command, b"");
+        assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"), "{ran:#?}");
+        if args[0] != "doctor" && args[0] != "sandbox" {
+            assert!(ran.stdout.contains("***"), "{ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_project_does_not_get_the_key_of_the_user() {
+    let place = Place::new();
+    let settings = "security:\n  sandbox:\n    server_url: http://sandboxes.example.com\n";
+    place.file("config/settings.yaml", settings);
+    let run = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("OPEN_SANDBOX_API_KEY", "hunter2");
+        crate::support::Ran::of(command, b"")
+    };
+    let ran = run(&["exec", "--sandbox", "true"]).code(125);
+    ran.complains("the key of environment variable `OPEN_SANDBOX_API_KEY` is not for it");
+    let own = ["exec", "--sandbox", "--dry-run", "--server-url", "http://sandboxes.example.com"];
+    run(&[&own[..], &["true"]].concat()).code(0);
+}
+
+#[test]
 fn a_wrong_variable_of_the_environment_is_an_error() {
     let place = Place::new();
     let mut command = place.command(&["exec", "true"]);

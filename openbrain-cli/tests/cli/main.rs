@@ -10,6 +10,7 @@ mod exit_codes;
 mod formats;
 mod network;
 mod other_commands;
+mod server;
 mod signals;
 mod stdin;
 mod tty;

@@ -31,6 +31,13 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
+/// An OpenSandbox server.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) key: String,
+    pub(crate) image: String,
+}
+
 /// A run that goes on.
 pub(crate) struct Going {
     child: Child,
@@ -69,6 +76,7 @@ impl Place {
                 command.env_remove(name);
             }
         }
+        command.env_remove("OPEN_SANDBOX_API_KEY");
         command.env("HOME", self.path()).env("XDG_CONFIG_HOME", self.path().join(".config"));
         command.current_dir(self.path()).stdin(Stdio::null());
     }
@@ -83,6 +91,15 @@ impl Place {
         let mut command = self.command(args);
         command.stdin(Stdio::piped());
         Ran::of(command, input.as_ref())
+    }
+
+    /// The command with the OpenSandbox server of the tests.
+    pub(crate) fn command_on(&self, server: &Server, args: &[&str]) -> Command {
+        let Server { url, key, image } = server;
+        let mut command = self.command(args);
+        command.env("OPENBRAIN_SERVER_URL", url).env("OPENBRAIN_IMAGE", image);
+        command.env("OPEN_SANDBOX_API_KEY", key);
+        command
     }
 
     /// Starts the command.
@@ -206,6 +223,28 @@ impl Going {
         let Self { mut child, stdout } = self;
         drop(stdout);
         child.wait().unwrap().code()
+    }
+}
+
+impl Server {
+    /// The server that the tests talk to: that of the environment, else that of the checkout.
+    pub(crate) fn of_tests() -> Self {
+        let [url, key, image] = ["URL", "KEY", "IMAGE"].map(Self::variable);
+        Self { url, key, image }
+    }
+
+    /// What `.ci/opensandbox` says about the server of the tests.
+    pub(crate) fn variable(name: &str) -> String {
+        let name = format!("TEST_OPENSANDBOX_{name}");
+        let written = || {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/opensandbox/env");
+            let file = std::fs::read_to_string(file).unwrap_or_default();
+            let line = file.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('='));
+            line.map(str::to_owned)
+        };
+        std::env::var(&name).ok().or_else(written).unwrap_or_else(|| {
+            panic!("{name} is not set and no server was started: run `.ci/opensandbox up`")
+        })
     }
 }
 

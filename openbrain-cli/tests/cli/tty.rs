@@ -16,7 +16,7 @@ use rustix::{
 use crate::support::{Going, Place, Ran};
 
 /// A terminal of 30 lines of 100 characters: our end, and the end of the command under test.
-fn terminal() -> (OwnedFd, File) {
+pub(crate) fn terminal() -> (OwnedFd, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();

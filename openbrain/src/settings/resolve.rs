@@ -124,7 +124,7 @@ impl SandboxSettings {
     /// # Errors
     ///
     /// `invalid_settings` when `runtime` is `opensandbox` and there is no `server_url`.
-    pub(super) fn server(&self) -> Result<Option<ServerSpec>> {
+    pub fn server(&self) -> Result<Option<ServerSpec>> {
         match (self.runtime, &self.server_url) {
             (Runtime::Embedded, _) | (Runtime::Auto, None) => Ok(None),
             (Runtime::Auto | Runtime::Opensandbox, Some(url)) => Ok(Some(ServerSpec {

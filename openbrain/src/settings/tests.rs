@@ -198,6 +198,88 @@ fn a_wrong_variable_is_named() {
 }
 
 #[test]
+fn the_way_to_a_server_is_read() {
+    let files = Files::new().user(
+        "security: {sandbox: {server_url: 'https://sandboxes.example.com', api_key: of-file, \
+         use_server_proxy: true, ca_file: ~/ca.pem, request_timeout_seconds: 5, \
+         start_timeout_seconds: 2m, extensions: {poolRef: python}}}",
+    );
+    let sandbox = files.load().unwrap().settings.security.sandbox;
+    let server = sandbox.server().unwrap().unwrap();
+    assert_eq!(server.api_key.as_ref().unwrap().expose(), "of-file");
+    assert!(server.use_server_proxy);
+    assert_eq!(server.ca_file, Some("/home/tom/ca.pem".into()));
+    assert_eq!((server.request_timeout.as_secs(), server.start_timeout.as_secs()), (5, 120));
+    assert_eq!(server.extensions, [("poolRef".to_owned(), "python".to_owned())].into());
+
+    let loaded = files
+        .env("OPEN_SANDBOX_API_KEY", "of-clients")
+        .env("OPENBRAIN_USE_SERVER_PROXY", "false")
+        .env("OPENBRAIN_CA_FILE", "/etc/ca.pem")
+        .env("OPENBRAIN_REQUEST_TIMEOUT_SECONDS", "7")
+        .env("OPENBRAIN_START_TIMEOUT_SECONDS", "1m")
+        .env("OPENBRAIN_EXTENSIONS", "poolRef=node, other=a=b")
+        .load()
+        .unwrap();
+    let origin = Origin::Environment("OPEN_SANDBOX_API_KEY".into());
+    assert_eq!(loaded.origins["security.sandbox.api_key"], origin);
+    let server = loaded.settings.security.sandbox.server().unwrap().unwrap();
+    assert_eq!(server.api_key.unwrap().expose(), "of-clients");
+    assert!(!server.use_server_proxy);
+    assert_eq!(server.ca_file, Some("/etc/ca.pem".into()));
+    assert_eq!((server.request_timeout.as_secs(), server.start_timeout.as_secs()), (7, 60));
+    let extensions = [("poolRef", "node"), ("other", "a=b")];
+    assert_eq!(server.extensions, extensions.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
+}
+
+#[test]
+fn our_own_variable_wins_over_that_of_the_clients() {
+    let files =
+        Files::new().env("OPEN_SANDBOX_API_KEY", "of-clients").env("OPENBRAIN_API_KEY", "ours");
+    let sandbox = files.load().unwrap().settings.security.sandbox;
+    assert_eq!(sandbox.api_key.unwrap().expose(), "ours");
+}
+
+#[test]
+fn a_key_is_never_written_and_never_repeated() {
+    let loaded = Files::new().env("OPEN_SANDBOX_API_KEY", "hunter2").load().unwrap();
+    let texts = [
+        format!("{loaded:?}"),
+        serde_json::to_string(&loaded).unwrap(),
+        loaded.settings.to_yaml().unwrap(),
+    ];
+    for text in texts {
+        assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
+    }
+    let error = Files::new().env("OPEN_SANDBOX_API_KEY", "hunter 2").load().unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter"), "{error}");
+}
+
+#[test]
+fn the_key_of_a_user_is_not_for_the_server_of_a_project() {
+    let project = |url: &str| {
+        let text = format!("security: {{sandbox: {{server_url: '{url}'}}}}");
+        Files::new().env("OPEN_SANDBOX_API_KEY", "mine").project(&text)
+    };
+    for url in ["http://192.0.2.1:8080", "https://localhost.example.com", "http://127.0.0.1@a.com"]
+    {
+        let error = project(url).load().unwrap_err();
+        assert_eq!(error.code(), "invalid_settings");
+        assert!(error.to_string().contains(url), "{error}");
+        assert!(!format!("{error:?}").contains("mine"), "{error:?}");
+    }
+    for url in ["http://localhost:8080", "http://127.0.0.1:1", "http://[::1]:8080/v1"] {
+        project(url).load().unwrap();
+    }
+    let remote = "http://192.0.2.1:8080";
+    // Whoever names the server himself, or runs it elsewhere, or gives it no key.
+    project(remote).env("OPENBRAIN_SERVER_URL", remote).load().unwrap();
+    project(remote).env("OPENBRAIN_RUNTIME", "embedded").load().unwrap();
+    let url = format!("security: {{sandbox: {{server_url: '{remote}', api_key: theirs}}}}");
+    Files::new().project(&url).load().unwrap();
+}
+
+#[test]
 fn a_flag_for_no_key_is_refused() {
     assert!(Files::new().flag("--x", "security.x", 1).load().is_err());
     assert!(Files::new().flag("--mode", "security.mode", "x").load().is_err());

@@ -21,6 +21,12 @@ use crate::{
 /// The label that marks sandboxes of openbrain.
 pub(super) const OURS: &str = "openbrain";
 
+/// What [`OURS`] says of a sandbox for one command.
+pub(super) const EXEC: &str = "exec";
+
+/// The label that names the machine that the request came from.
+pub(super) const HOST: &str = "openbrain.host";
+
 /// The label by which one run finds its own.
 pub(super) const RUN: &str = "openbrain.run";
 
@@ -38,13 +44,7 @@ pub(super) fn request(
     run: &str,
 ) -> Result<CreateSandbox> {
     let pooled = server.extensions.contains_key("poolRef");
-    if let Some(host) = sandbox.allowed_hosts.first() {
-        return Err(Error::invalid(format!(
-            "an OpenSandbox server cannot open the private service `{host}`"
-        ))
-        .with_remedy("leave `allowed_hosts` out, or use `runtime: embedded`"));
-    }
-    let policy = policy(&sandbox.network)?;
+    let policy = policy(&sandbox.network, &sandbox.allowed_hosts)?;
     let volumes = volumes(sandbox, is_loopback(&server.url))?;
     if pooled && (policy.is_some() || !volumes.is_empty()) {
         return Err(Error::invalid(
@@ -71,8 +71,7 @@ pub(super) fn request(
 
 fn labels(run: &str) -> BTreeMap<String, String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let pairs =
-        [(OURS, "exec".to_owned()), (RUN, run.to_owned()), ("openbrain.host", label(&host))];
+    let pairs = [(OURS, EXEC.to_owned()), (RUN, run.to_owned()), (HOST, label(&host))];
     pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
@@ -91,8 +90,9 @@ fn limits(spec: &Spec) -> BTreeMap<String, String> {
     memory.into_iter().chain(cpus).collect()
 }
 
-/// The policy that gives what is allowed, and nothing where everything is.
-fn policy(network: &Network) -> Result<Option<NetworkPolicy>> {
+/// The policy that gives what is allowed, and nothing where everything is: private hosts, too, are
+/// reachable then.
+fn policy(network: &Network, hosts: &[String]) -> Result<Option<NetworkPolicy>> {
     let denied = |rules| Some(NetworkPolicy { default_action: RuleAction::Deny, egress: rules });
     Ok(match network {
         Network::Public => None,
@@ -106,7 +106,7 @@ fn policy(network: &Network) -> Result<Option<NetworkPolicy>> {
         }
         Network::Listed { ports: None, domains: None } => None,
         Network::Listed { ports: None, domains: Some(domains) } => {
-            denied(domains.iter().map(|domain| rule(domain)).collect::<Result<_>>()?)
+            denied(domains.iter().chain(hosts).map(|name| rule(name)).collect::<Result<_>>()?)
         }
     })
 }

@@ -402,7 +402,8 @@ fn tells_of_engine(words: &str) -> bool {
         "Connection refused",
         "docker.sock",
     ];
-    signs.iter().any(|sign| words.contains(sign))
+    // A sidecar that does not start is refused connections, too.
+    !words.contains("gress sidecar") && signs.iter().any(|sign| words.contains(sign))
 }
 
 fn tells_of_policy(words: &str) -> bool {

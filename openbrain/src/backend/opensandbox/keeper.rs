@@ -110,13 +110,14 @@ impl Drop for Lease {
     }
 }
 
-/// Waits a bounded time until every sandbox that nobody holds any more is deleted.
-pub(crate) fn settle(time: Duration) {
-    if let Some(Ok(keeper)) = KEEPER.get() {
-        let (count, changed) = &*keeper.awaited;
-        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = changed.wait_timeout_while(count, time, |count| *count > 0);
-    }
+/// Waits a bounded time until every sandbox that nobody holds any more is deleted, and says whether
+/// they are.
+pub(crate) fn settle(time: Duration) -> bool {
+    let Some(Ok(keeper)) = KEEPER.get() else { return true };
+    let (count, changed) = &*keeper.awaited;
+    let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = changed.wait_timeout_while(count, time, |count| *count > 0);
+    !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
 }
 
 /// Whether a creation that failed may have made a sandbox.

@@ -44,6 +44,7 @@ mod host_input;
 mod job;
 mod keeper;
 mod link;
+mod owned;
 mod parcel;
 mod ready;
 mod run;
@@ -51,12 +52,12 @@ mod run;
 #[cfg(test)]
 mod script;
 
-pub(crate) use self::keeper::settle;
 pub use self::{
     agent::{Agent, CommandStream, LogPage},
     client::{Client, Connection, DiagnosticsKind, ListFilter},
     failure::{Failure, FailureKind},
     files::{Download, Upload},
+    owned::ServerSandbox,
     stream::{DecodeError, Decoder},
     text::{OutputContract, OutputText},
     wire::{
@@ -65,6 +66,10 @@ pub use self::{
         NetworkRule, OssfsVolume, Permission, Platform, Pvc, RegistryAuth, Replacement, RuleAction,
         RunCommand, Sandbox, SandboxState, SandboxStatus, Volume, VolumeSource,
     },
+};
+pub(crate) use self::{
+    keeper::settle,
+    owned::{checks, kill, list},
 };
 
 use super::{Backend, BoxFuture, Running};

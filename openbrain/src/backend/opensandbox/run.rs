@@ -88,7 +88,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
     }
 }
 
-fn connection(server: &ServerSpec) -> Connection {
+pub(super) fn connection(server: &ServerSpec) -> Connection {
     Connection {
         api_key: server.api_key.clone(),
         use_server_proxy: server.use_server_proxy,
@@ -138,10 +138,15 @@ async fn start(
     });
     agent.upload(files.collect()).await?;
     let mut bridge = Bridge::start(&agent, &directory).await?;
+    // A command may say something before it is reported as started.
+    let mut early = Vec::new();
     loop {
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
-            Heard::Parcel(_) => continue,
+            Heard::Parcel(parcel) => {
+                early.push(parcel);
+                continue;
+            }
             Heard::End(_) => return Err(cannot_run(&bridge.words())),
         };
         match helper::start(&report, &job.program) {
@@ -153,6 +158,7 @@ async fn start(
             None => {}
         }
     }
+    bridge.give_back(early);
     let (letters, carry) = Letters::new(agent.clone(), directory.clone());
     tokio::spawn(carry);
     let pieces = Arc::new(Semaphore::new(bridge::PIECES));

@@ -1,0 +1,96 @@
+//! `openbrain sandbox`: what openbrain has on an OpenSandbox server.
+
+use std::time::SystemTime;
+
+use openbrain::{Engine, opensandbox::ServerSandbox};
+
+use crate::{
+    args::{SandboxCommand, SettingsArgs},
+    config,
+    console::{print, print_json, say},
+    exit,
+    failure::{Failure, Result},
+    settle,
+};
+
+/// Runs `openbrain sandbox` and returns the exit code.
+pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
+    let runtime = settle::runtime()?;
+    match command {
+        SandboxCommand::List { json, settings } => runtime.block_on(list(&settings, json)),
+        SandboxCommand::Kill { ids, all: _, settings } => runtime.block_on(kill(&settings, ids)),
+    }
+}
+
+async fn list(settings: &SettingsArgs, json: bool) -> Result<u8> {
+    let sandboxes = engine(settings)?.sandboxes().await?;
+    match json {
+        true => print_json(&sandboxes)?,
+        false => print(table(&sandboxes))?,
+    }
+    Ok(exit::SUCCESS)
+}
+
+/// Deletes these, or all when there are none, and prints the id of each that is gone.
+async fn kill(settings: &SettingsArgs, ids: Vec<String>) -> Result<u8> {
+    let engine = engine(settings)?;
+    let named = !ids.is_empty();
+    let ids = match named {
+        true => ids,
+        false => engine.sandboxes().await?.into_iter().map(|sandbox| sandbox.id).collect(),
+    };
+    let mut code = exit::SUCCESS;
+    for id in ids {
+        match engine.kill_sandbox(&id).await {
+            Ok(true) => print(format!("{id}\n"))?,
+            // Of those that were listed, some may have ended by themselves.
+            Ok(false) if !named => {}
+            Ok(false) => {
+                say(format_args!("there is no sandbox `{id}`"));
+                code = exit::FAILURE;
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                failure.print();
+                code = failure.code();
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn engine(settings: &SettingsArgs) -> Result<Engine> {
+    Ok(Engine::new(config::load(settings)?.settings))
+}
+
+/// A line for each sandbox below a line of titles; nothing when there is none.
+fn table(sandboxes: &[ServerSandbox]) -> String {
+    if sandboxes.is_empty() {
+        return String::new();
+    }
+    let titles = ["ID", "STATE", "CREATED", "EXPIRES", "HOST", "IMAGE"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(titles).chain(sandboxes.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  "));
+        format!("{}\n", cells.collect::<String>().trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(sandbox: &ServerSandbox) -> [String; 6] {
+    let ServerSandbox { id, state, image, created_at, expires_at, host } = sandbox;
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let time = |at: &Option<SystemTime>| {
+        at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
+    };
+    [
+        id.clone(),
+        state.as_str().to_owned(),
+        time(created_at),
+        time(expires_at),
+        or_dash(host),
+        or_dash(image),
+    ]
+}
