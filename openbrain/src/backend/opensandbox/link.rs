@@ -85,6 +85,13 @@ impl Bridge {
         }
     }
 
+    /// Makes `parcels` the next ones.
+    pub(super) fn put_back(&mut self, parcels: Vec<Parcel>) {
+        for parcel in parcels.into_iter().rev() {
+            self.waiting.push_front(parcel);
+        }
+    }
+
     /// What was said that is from no bridge.
     pub(super) fn words(&self) -> String {
         format!("{}{}", self.parcels.rest(), self.words).trim().to_owned()

@@ -137,10 +137,15 @@ async fn start(
     });
     agent.upload(files.collect()).await?;
     let mut bridge = Bridge::start(&agent, &directory).await?;
+    // A quick command writes before the bridge has heard that it started.
+    let mut early = Vec::new();
     loop {
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
-            Heard::Parcel(_) => continue,
+            Heard::Parcel(parcel) => {
+                early.push(parcel);
+                continue;
+            }
             Heard::End(_) => return Err(cannot_run(&bridge.words())),
         };
         match helper::start(&report, &job.program) {
@@ -152,6 +157,7 @@ async fn start(
             None => {}
         }
     }
+    bridge.put_back(early);
     let (letters, carry) = Letters::new(agent.clone(), directory.clone());
     tokio::spawn(carry);
     let pieces = Arc::new(Semaphore::new(bridge::PIECES));
