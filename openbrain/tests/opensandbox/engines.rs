@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openbrain::Status;
+use openbrain::{Status, Stdin};
 
 use crate::{
     docker::Way,
@@ -37,7 +37,11 @@ fn a_run_outlives_the_engine_behind_its_server() {
         let way = Way::open();
         let server = Server::with(Some(way.host()), |config| config).await;
         lab.front.lead_to(server.address());
-        let mut process = lab.engine().spawn(shell("echo up; read line; exit 6")).await.unwrap();
+        let mut process = lab
+            .engine()
+            .spawn(shell("echo up; read line; exit 6").stdin(Stdin::Pipe))
+            .await
+            .unwrap();
         until(&mut process, "up").await;
         way.cut().await;
         drop(process.take_stdin());

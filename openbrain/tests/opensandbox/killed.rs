@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openbrain::{Engine, Status};
+use openbrain::{Engine, Status, Stdin};
 
 use crate::{
     docker,
@@ -85,8 +85,11 @@ fn a_server_killed_before_the_run_is_told_of_and_deletes_when_it_is_back() {
 fn a_run_outlives_its_server() {
     run("killed-during", async |lab: &Lab| {
         let mut server = server(lab).await;
-        let mut process =
-            lab.engine().spawn(shell("echo up; read line; echo $line; exit 5")).await.unwrap();
+        let mut process = lab
+            .engine()
+            .spawn(shell("echo up; read line; echo $line; exit 5").stdin(Stdin::Pipe))
+            .await
+            .unwrap();
         until(&mut process, "up").await;
         server.kill().await;
         drop(process.take_stdin());

@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     agent::{Agent, CommandStream},
     client::Client,
-    failure::Failure,
+    failure::{Failure, LOOK},
     files::Upload,
     job::WINDOW,
     parcel::{Damage, Parcel, Parcels},
@@ -198,9 +198,7 @@ impl Reader {
             }
             Err(failure) => failure.to_string(),
         };
-        Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(
-            "part of the command may have run; look at what it did before running it again",
-        )
+        Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
     }
 }
 
