@@ -76,7 +76,7 @@ fn a_server_killed_before_the_run_is_told_of_and_deletes_when_it_is_back() {
         assert_eq!(error.code(), "sandbox_unavailable", "{error}");
         assert!(time < Duration::from_secs(25), "{time:?}");
         assert_eq!(lab.sandboxes().await.len(), 1);
-        server.restart().await;
+        lab.lead_home();
         lab.empty(Duration::from_secs(40)).await;
     });
 }
@@ -97,7 +97,7 @@ fn a_run_outlives_its_server() {
         assert_eq!((stdout, output.status), (b"\n".to_vec(), Status::Exited(5)));
         let [warning] = &output.warnings[..] else { panic!("{:?}", output.warnings) };
         assert!(warning.contains("not deleted yet"), "{warning}");
-        server.restart().await;
+        lab.lead_home();
         lab.empty(Duration::from_secs(40)).await;
     });
 }
@@ -111,8 +111,8 @@ fn a_run_through_the_server_is_lost_with_it() {
         until(&mut process, "up").await;
         server.kill().await;
         let error = rest(process).await.unwrap_err();
-        assert_error(&error, "sandbox_lost", &["no connection"], "look at what it did");
-        server.restart().await;
+        assert_error(&error, "sandbox_lost", &["the connection broke"], "look at what it did");
+        lab.lead_home();
         lab.empty(Duration::from_secs(40)).await;
     });
 }

@@ -1,11 +1,12 @@
 //! The way to a bridge: parcels come out of the agent's stream of events, letters and pieces of
 //! standard input go in as files.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     files::Upload,
     job::WINDOW,
     parcel::{Damage, Parcel, Parcels},
-    wire::{AgentEvent, Completion, RunCommand, SandboxState},
+    wire::{AgentEvent, Completion, RunCommand, Sandbox, SandboxState},
 };
 use crate::{
     backend::helper::wire::{self, Letter, Report, bridge, letter, report},
@@ -33,6 +34,9 @@ const PIECE: usize = 512 << 10;
 
 /// How much is between a stream and its reader here.
 pub(super) const BUFFER: usize = 256 << 10;
+
+/// How long a sandbox that is being deleted may still be found.
+const VANISHES: Duration = Duration::from_secs(2);
 
 /// How much of what an agent says by itself is kept.
 const KEPT: usize = 4096;
@@ -185,7 +189,7 @@ impl Reader {
     /// Asks the server what became of the sandbox.
     async fn explain(&self, error: Error) -> Error {
         let id = &self.sandbox;
-        let what = match self.client.get(id).await {
+        let what = match self.settled().await {
             Ok(sandbox) => match sandbox.status.state {
                 SandboxState::Running => return error,
                 state => {
@@ -199,6 +203,19 @@ impl Reader {
             Err(failure) => failure.to_string(),
         };
         Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
+    }
+
+    /// The sandbox as it is found. One that is being deleted ends before it is gone, so one that has
+    /// ended is looked at again.
+    async fn settled(&self) -> Result<Sandbox, Failure> {
+        let end = Instant::now() + VANISHES;
+        loop {
+            let found = self.client.get(&self.sandbox).await?;
+            if found.status.state == SandboxState::Running || Instant::now() >= end {
+                return Ok(found);
+            }
+            sleep(VANISHES / 8).await;
+        }
     }
 }
 
