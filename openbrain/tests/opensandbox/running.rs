@@ -38,7 +38,8 @@ fn a_sandbox_that_expires_during_a_run_is_lost() {
 fn a_sandbox_that_somebody_else_deletes_is_lost() {
     run("deleted", async |lab: &Lab| {
         let process = up(lab).await;
-        assert!(lab.look.delete(&lab.sandbox().await.id).await.unwrap());
+        // The engine, which deletes what it lost, may be sooner: then the server fails at this one.
+        let _ = lab.look.delete(&lab.sandbox().await.id).await;
         lost(process, "somebody deleted it").await;
     });
 }
