@@ -37,6 +37,7 @@ bench:
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
+	cargo bench -p openbrain --bench egress
 
 # The long abuse tests.
 soak:

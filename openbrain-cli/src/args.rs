@@ -111,6 +111,15 @@ pub(crate) struct PlaceArgs {
     /// The same as `--allow-network false`.
     #[arg(long, conflicts_with = "allow_network")]
     pub(crate) no_network: bool,
+    /// Allow the network, for this TCP port and no other that is not listed. Repeatable.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = port)]
+    pub(crate) allow_port: Vec<u16>,
+    /// Allow the network, for this name (or `*.NAME`) and no other that is not listed. Repeatable.
+    #[arg(long, value_name = "NAME[:PORT]", value_delimiter = ',')]
+    pub(crate) allow_domain: Vec<String>,
+    /// Allow a private service beside public hosts: an address, a range or a name. Repeatable.
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
+    pub(crate) allow_host: Vec<String>,
 }
 
 /// What surrounds the command: time, directory, environment, input, terminal.
@@ -314,6 +323,13 @@ fn language(text: &str) -> Result<String, String> {
     }
     let known: Vec<_> = languages().collect();
     Err(format!("known languages are {}", known.join(", ")))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a port is a number from 1 to 65535".into()),
+        Ok(port) => Ok(port),
+    }
 }
 
 fn switch(text: &str) -> Result<bool, String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::CommandFactory;
-use openbrain::{Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
+use openbrain::{Denial, Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
 use tokio::{runtime, time::sleep};
 
 use crate::{
@@ -84,9 +84,22 @@ fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, Settings
 }
 
 fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
-    let PlaceArgs { sandbox, direct, mount, expose, allow_network, no_network } = args;
+    let PlaceArgs {
+        sandbox,
+        direct,
+        mount,
+        expose,
+        allow_network,
+        no_network,
+        allow_port,
+        allow_domain,
+        allow_host,
+    } = args;
     exec.sandbox = (sandbox || direct).then_some(sandbox);
     exec.allow_network = if no_network { Some(false) } else { allow_network };
+    exec.allowed_ports = (!allow_port.is_empty()).then_some(allow_port);
+    exec.allowed_domains = (!allow_domain.is_empty()).then_some(allow_domain);
+    exec.allowed_hosts = (!allow_host.is_empty()).then_some(allow_host);
     for mut mount in mount {
         mount.source = absolute(&mount.source)?;
         exec = exec.mount_at(mount);
@@ -174,8 +187,7 @@ fn remark(output: &Output, spec: &Spec) {
         say(format_args!("warning: {warning}"));
     }
     for denial in &output.denials {
-        let (what, reason, count) = (&denial.what, &denial.reason, denial.count);
-        say(format_args!("warning: the sandbox refused {what} ({count} times): {reason}"));
+        say(denied(denial));
     }
     if output.resources.oom_killed {
         say("warning: the memory limit of the sandbox was reached");
@@ -187,4 +199,12 @@ fn remark(output: &Output, spec: &Spec) {
         (Status::TimedOut, None) => say("timed out"),
         (Status::Exited(_) | Status::Signaled(_) | Status::Cancelled, _) => {}
     }
+}
+
+/// What was refused, why, and which setting would allow it, in one line.
+fn denied(denial: &Denial) -> String {
+    let Denial { what, host: _, port: _, reason, remedy, count } = denial;
+    let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
+    let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("the sandbox did not reach {what}{times}: {reason}{remedy}")
 }

@@ -67,7 +67,8 @@ fn measure(runtime: &Runtime, engine: &Engine, rounds: usize) -> Vec<Duration> {
         (
             "sandboxed",
             Box::new(|| {
-                let output = runtime.block_on(engine.run(Exec::argv(["true"]).sandbox()));
+                let output = runtime
+                    .block_on(engine.run(Exec::argv(["true"]).sandbox().allow_network(false)));
                 assert!(output.unwrap().success());
             }),
         ),
@@ -101,7 +102,7 @@ fn median(times: &mut [Duration]) -> Duration {
 fn cli() -> Command {
     let bench = std::env::current_exe().unwrap();
     let mut command = Command::new(bench.ancestors().nth(2).unwrap().join("openbrain"));
-    command.args(["exec", "--quiet", "--no-stdin", "--sandbox", "--", "true"]);
+    command.args(["exec", "--quiet", "--no-stdin", "--sandbox", "--no-network", "--", "true"]);
     command
 }
 

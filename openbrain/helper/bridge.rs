@@ -4,7 +4,8 @@
 //! It makes the pipes, starts the guard as the library would, and then carries: [`parcel`]s out
 //! through standard output, exact whatever happens to line ends and to bytes that are no text on
 //! the way, and [`Letter`]s and pieces of standard input in, each a file whose arrival `inotify(7)`
-//! tells. What was read is removed.
+//! tells. What was read is removed as soon as the next one has come: until then the agent may still
+//! be busy with it.
 
 use core::ptr::addr_of_mut;
 
@@ -50,6 +51,8 @@ struct Bridge {
     arrivals: i32,
     /// To the guard.
     socket: i32,
+    /// Whether the command runs. Its output waits for that, so that the report of it comes first.
+    started: bool,
     /// Standard output and error of the command; on a terminal there is one.
     outputs: [i32; 2],
     parcel: &'static mut [u8; PARCEL],
@@ -58,6 +61,8 @@ struct Bridge {
     terminal: i32,
     /// Number of the next parcel.
     next: u32,
+    /// Number of the next file of letters.
+    letters: u64,
     /// How many bytes of output may still be sent before the library says that it took some.
     credit: u64,
 }
@@ -74,6 +79,7 @@ struct Input {
     end: u64,
     /// The piece that is being written, and how much of it is left in the file.
     piece: i32,
+    name: [u8; NAME],
     left: u64,
     /// What was read of it and not yet written: a part of the buffer.
     buffer: &'static mut [u8; CHUNK],
@@ -108,6 +114,7 @@ pub fn run(directory: *const u8) -> ! {
         taken: 0,
         end: u64::MAX,
         piece: NONE,
+        name: [0; NAME],
         left: 0,
         buffer,
         from: 0,
@@ -115,11 +122,21 @@ pub fn run(directory: *const u8) -> ! {
         last: b'\n',
         is_terminal: terminal != NONE,
     };
-    let credit = job.window;
-    let next = 0;
-    let directory = fd;
-    Bridge { directory, arrivals, socket, outputs, parcel, text, input, terminal, next, credit }
-        .carry()
+    let bridge = Bridge {
+        directory: fd,
+        arrivals,
+        socket,
+        started: false,
+        outputs,
+        parcel,
+        text,
+        input,
+        terminal,
+        next: 0,
+        letters: 0,
+        credit: job.window,
+    };
+    bridge.carry()
 }
 
 fn read_job(directory: i32) -> Option<Job> {
@@ -177,7 +194,7 @@ fn open_streams(directory: i32, job: &Job) -> Option<Streams> {
         outputs = [stdout.0, stderr.0];
         (writer, terminal) = (write_end, NONE);
     }
-    for fd in [outputs[0], outputs[1], writer] {
+    for fd in [outputs[0], outputs[1], writer, 1] {
         const SET_FLAGS: usize = 4;
         const WRITE_ONLY: usize = 1;
         // The kernel keeps the access mode whatever is asked for.
@@ -265,7 +282,8 @@ impl Bridge {
         const IN: u64 = 1;
         const OUT: u64 = 4;
         loop {
-            let outputs = if self.credit > 0 { self.outputs } else { [NONE; 2] };
+            let may_send = self.started && self.credit > 0;
+            let outputs = if may_send { self.outputs } else { [NONE; 2] };
             let writer = if self.input.has_something() { self.input.writer } else { NONE };
             let wanted = [
                 (self.socket, IN),
@@ -282,9 +300,7 @@ impl Bridge {
             if is_ready(1) {
                 self.read_arrivals();
             }
-            if is_ready(4) {
-                self.feed();
-            }
+            self.feed();
             for stream in 0..2 {
                 if is_ready(2 + stream) {
                     self.read_output(stream);
@@ -319,6 +335,7 @@ impl Bridge {
             }
         }
         self.send(parcel::REPORT, wire::bytes_of(&found));
+        self.started = true;
         if is_last {
             exit(0);
         }
@@ -357,26 +374,33 @@ impl Bridge {
 
     /// Sends what is in the buffer. Who cannot be told how a command ends must not run it.
     fn send_content(&mut self, kind: u8, length: usize) {
-        let text = &mut *self.text;
         self.parcel[..4].copy_from_slice(&self.next.to_ne_bytes());
         self.parcel[4] = kind;
         self.next = self.next.wrapping_add(1);
-        let mut end = encode(&self.parcel[..5 + length], text);
-        text[end] = parcel::END;
-        text[end + 1] = b'\n';
+        let mut end = encode(&self.parcel[..5 + length], self.text);
+        self.text[end] = parcel::END;
+        self.text[end + 1] = b'\n';
         end += 2;
         let mut start = 0;
         while start < end {
-            match syscall!(number::WRITE, 1, text[start..end].as_ptr(), end - start) {
+            let rest = &self.text[start..end];
+            match syscall!(number::WRITE, 1, rest.as_ptr(), rest.len()) {
                 length if length > 0 => start += length as usize,
                 EINTR => {}
-                EAGAIN => {
-                    const OUT: u64 = 4;
-                    let mut fds = [1u64 | OUT << 32];
-                    syscall!(number::PPOLL, fds.as_mut_ptr(), 1, 0, 0, 8);
-                }
+                EAGAIN => self.wait_for_room(),
                 _ => exit(2),
             }
+        }
+    }
+
+    /// Waits until standard output takes more. Whoever does not read may still give orders.
+    fn wait_for_room(&mut self) {
+        const IN: u64 = 1;
+        const OUT: u64 = 4;
+        let mut fds = [1 | OUT << 32, self.arrivals as u64 | IN << 32];
+        syscall!(number::PPOLL, fds.as_mut_ptr(), 2, 0, 0, 8);
+        if fds[1] >> 48 != 0 {
+            self.read_arrivals();
         }
     }
 
@@ -399,12 +423,13 @@ impl Bridge {
             self.arrived(name.split(|byte| *byte == 0).next().unwrap_or(&[]));
             at += 16 + size;
         }
-        self.feed();
     }
 
     fn arrived(&mut self, name: &[u8]) {
         match name {
-            [bridge::LETTERS, number @ ..] if parse(number).is_some() => self.read_letters(name),
+            [bridge::LETTERS, number @ ..] if parse(number) == Some(self.letters) => {
+                self.read_letters(name);
+            }
             [bridge::PIECE, rest @ ..] => {
                 let mut parts = rest.split(|byte| *byte == b'.').map(parse);
                 if let (Some(Some(number)), Some(Some(length))) = (parts.next(), parts.next()) {
@@ -429,7 +454,13 @@ impl Bridge {
         if length == 0 || !length.is_multiple_of(size_of::<Letter>()) {
             return;
         }
-        remove(self.directory, &name);
+        if self.letters > 0 {
+            let mut last = [0u8; NAME];
+            last[0] = bridge::LETTERS;
+            print(self.letters - 1, &mut last[1..]);
+            remove(self.directory, &last);
+        }
+        self.letters += 1;
         for at in (0..length).step_by(size_of::<Letter>()) {
             if let Some(Letter { kind, value }) = wire::read(&bytes, at) {
                 match kind {
@@ -500,7 +531,10 @@ impl Input {
         name[dot] = b'.';
         print(length, &mut name[dot + 1..]);
         self.piece = syscall!(number::OPENAT, directory, name.as_ptr(), CLOEXEC, 0) as i32;
-        remove(directory, &name);
+        if self.taken > 0 {
+            remove(directory, &self.name);
+        }
+        self.name = name;
         self.left = length;
     }
 

@@ -326,10 +326,27 @@ fn execute(plan: &Plan, call: &Call) -> isize {
             }
             child
         }
+        pseudo::NETLINK => ask_kernel(args),
         pseudo::LIMIT => set_limit(args[0], args[1] as u64),
         pseudo::EXECUTE => execute::execute(args[0] as _, args[1] as _),
         // SAFETY: the library has compiled the call; its data is inside the plan.
         number => unsafe { sys::call(number as usize, args) },
+    }
+}
+
+/// Sends a message of netlink; the first answer says whether it was carried out (`netlink(7)`).
+fn ask_kernel([socket, message, length, ..]: [usize; 6]) -> isize {
+    const BAD_MESSAGE: isize = -74;
+    let sent = syscall!(number::SENDTO, socket, message, length, 0, 0, 0);
+    if sent < 0 {
+        return sent;
+    }
+    // A header of sixteen bytes, then the error number.
+    let mut answer = [0i32; 16];
+    match syscall!(number::RECVFROM, socket, answer.as_mut_ptr(), 64, 0, 0, 0) {
+        20.. => answer[4] as isize,
+        error if error < 0 => error,
+        _ => BAD_MESSAGE,
     }
 }
 

@@ -120,6 +120,9 @@ pub mod pseudo {
     pub const OPEN_PROC: i32 = -3;
     /// `(flags)`: makes a child with these clone flags that sleeps until it is killed.
     pub const PARK: i32 = -4;
+    /// `(socket, message, length)`: sends a message of netlink and reads the answer, which is an
+    /// error number, as the result.
+    pub const NETLINK: i32 = -7;
     /// `(resource, limit)`: sets a resource limit, to at most what this process itself may have.
     pub const LIMIT: i32 = -5;
     /// `(argv, changes)`: executes a program with the environment that the helper itself was
@@ -176,6 +179,8 @@ pub mod report {
     pub const ENDED: u32 = 6;
     /// Carries the descriptor of the sandbox's own pseudo-terminal.
     pub const TERMINAL: u32 = 7;
+    /// Carries the sockets of the sandbox's network, for the relay.
+    pub const EGRESS: u32 = 8;
 }
 
 /// What the bridge is told: the file [`bridge::JOB`].
@@ -299,6 +304,10 @@ fn call_is_sound(call: &Call, data: u32) -> bool {
     let wide = match call.number {
         pseudo::EXPECT => call.kinds[0] == kind::DATA && call.args[0] + 8 <= data as u64,
         pseudo::STORE => call.kinds[1] == kind::DATA && call.args[1] + 4 <= data as u64,
+        pseudo::NETLINK => {
+            call.kinds[1..3] == [kind::DATA, kind::VALUE]
+                && call.args[1].checked_add(call.args[2]).is_some_and(|end| end <= data as u64)
+        }
         pseudo::EXECUTE => call.kinds[..2] == [kind::DATA; 2],
         _ => true,
     };

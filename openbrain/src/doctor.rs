@@ -9,7 +9,7 @@ use crate::{
     engine::Engine,
     exec::Exec,
     sandbox::Isolation,
-    settings::Settings,
+    settings::{NetworkSettings, Runtime, Settings},
 };
 
 /// The state of this machine as openbrain sees it.
@@ -63,5 +63,33 @@ pub fn doctor(settings: &Settings) -> Report {
             None
         }
     };
+    let without_network = Exec::new("true").sandbox().allow_network(false);
+    if isolation.is_some() || Engine::new(settings.clone()).run_blocking(without_network).is_ok() {
+        checks.extend(egress(settings));
+    }
     Report { checks, isolation }
+}
+
+/// Whether sandboxes reach the network, tried with every port and with some: the first needs more
+/// of the kernel.
+fn egress(settings: &Settings) -> Vec<Check> {
+    let attempt = |id, what: &str, exec: Exec| {
+        let mut settings = settings.clone();
+        settings.security.sandbox.network = NetworkSettings::default();
+        settings.security.sandbox.runtime = Runtime::Embedded;
+        match Engine::new(settings).run_blocking(exec) {
+            Ok(_) => Check::ok(id, format!("a sandbox can be given {what}")),
+            Err(error) => {
+                let remedy = error.remedy().unwrap_or("see the message").to_owned();
+                Check::warning(id, format!("a sandbox cannot be given {what}: {error}"), remedy)
+            }
+        }
+    };
+    let probe = || Exec::new("true").sandbox();
+    let mut checks = vec![
+        attempt("egress_open", "every TCP port of public hosts", probe()),
+        attempt("egress_listed", "listed TCP ports of public hosts", probe().allow_port(443)),
+    ];
+    checks.extend(embedded::egress_checks());
+    checks
 }

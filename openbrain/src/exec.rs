@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     error::{Error, Result},
-    sandbox::{Limits, Mount},
+    sandbox::{DomainRule, HostRule, Limits, Mount},
     units::{check_timeout, serde_seconds},
 };
 
@@ -72,6 +72,20 @@ pub struct Exec {
     /// Whether the sandbox may reach the network. Absent: as the settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_network: Option<bool>,
+    /// The only TCP ports that the sandbox may reach, of those that the settings allow; asks for
+    /// the network. Absent: those of the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_ports: Option<Vec<u16>>,
+    /// The only names that the sandbox may reach, of those that the settings allow: `example.com`,
+    /// `*.example.com`, with an optional `:port`; asks for the network. Absent: those of the
+    /// settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_domains: Option<Vec<String>>,
+    /// Private services that the sandbox may reach beside the public ones, of those in the settings
+    /// when they list any: addresses, ranges or names, with an optional `:port`; asks for the
+    /// network. Absent: those of the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
     /// Resource limits that differ from those of the settings.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
@@ -159,6 +173,9 @@ impl Exec {
             mounts: Vec::new(),
             expose: Vec::new(),
             allow_network: None,
+            allowed_ports: None,
+            allowed_domains: None,
+            allowed_hosts: None,
             limits: Limits::default(),
             tty: None,
         }
@@ -238,6 +255,26 @@ impl Exec {
         self
     }
 
+    /// Allows the network for this TCP port, and for no port that is not allowed in this way.
+    pub fn allow_port(mut self, port: u16) -> Self {
+        self.allowed_ports.get_or_insert_default().push(port);
+        self
+    }
+
+    /// Allows the network for this name, and for no name that is not allowed in this way:
+    /// `example.com`, `*.example.com`, `example.com:8443`.
+    pub fn allow_domain(mut self, name: impl Into<String>) -> Self {
+        self.allowed_domains.get_or_insert_default().push(name.into());
+        self
+    }
+
+    /// Allows a private service beside the public ones: `10.0.0.5:5432`, `10.0.0.0/8`,
+    /// `db.internal:5432`, `localhost:11434`.
+    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
+        self.allowed_hosts.get_or_insert_default().push(host.into());
+        self
+    }
+
     /// Sets resource limits; absent fields keep the values of the settings.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -255,6 +292,7 @@ impl Exec {
         self.command.check()?;
         self.timeout.map(check_timeout).transpose()?;
         self.limits.check()?;
+        self.check_network()?;
         for (name, value) in &self.env {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 return Err(Error::invalid(format!("`{name}` cannot be an environment variable"))
@@ -280,6 +318,26 @@ impl Exec {
             return Err(Error::invalid(message));
         }
         self.mounts.iter().try_for_each(|mount| mount.clone().checked().map(drop))
+    }
+}
+
+impl Exec {
+    /// Refuses lists of the network that cannot be read, and lists for a network that is refused.
+    fn check_network(&self) -> Result<()> {
+        let Self { allow_network, allowed_ports, allowed_domains, allowed_hosts, .. } = self;
+        let domains = allowed_domains.iter().flatten();
+        domains.into_iter().try_for_each(|text| text.parse::<DomainRule>().map(drop))?;
+        let hosts = allowed_hosts.iter().flatten();
+        hosts.into_iter().try_for_each(|text| text.parse::<HostRule>().map(drop))?;
+        let lists = allowed_ports.is_some() || allowed_domains.is_some() || allowed_hosts.is_some();
+        if lists && *allow_network == Some(false) {
+            return Err(Error::invalid("the request lists what to reach, and forbids the network")
+                .with_remedy("leave out the lists, or `allow_network: false`"));
+        }
+        if allowed_ports.iter().flatten().any(|port| *port == 0) {
+            return Err(Error::invalid("port 0 cannot be reached"));
+        }
+        Ok(())
     }
 }
 

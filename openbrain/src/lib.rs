@@ -65,9 +65,11 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
-    output::{BackendName, Captured, CommandFailed, Denial, Output, Resources, Status},
+    output::{BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Status},
     process::{ChildStdin, Handle, Process},
-    sandbox::{Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE},
+    sandbox::{
+        Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port,
+    },
     script::languages,
     secret::Secret,
     settings::Settings,

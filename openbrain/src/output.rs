@@ -92,6 +92,26 @@ pub struct Resources {
     pub memory_peak_bytes: Option<u64>,
     /// Whether the memory limit killed it.
     pub oom_killed: bool,
+    /// What it reached of the network, in the order of the first connections; at most 256 entries,
+    /// the last of them, `*` with port 0, for everything that found no place.
+    pub network: Vec<NetworkUse>,
+}
+
+/// What a command exchanged with one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct NetworkUse {
+    /// The name that the command asked for, or the address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+    /// Connections that the command opened.
+    pub connections: u64,
+    /// Those of them that could not be made: no answer, or refused.
+    pub failed: u64,
+    /// Bytes from the command.
+    pub bytes_sent: u64,
+    /// Bytes to the command.
+    pub bytes_received: u64,
 }
 
 /// Something that the sandbox refused.
@@ -99,8 +119,14 @@ pub struct Resources {
 pub struct Denial {
     /// What was asked for: `host:port`, a path.
     pub what: String,
+    /// The host that was to be reached: a name or an address.
+    pub host: Option<String>,
+    /// The port that was to be reached.
+    pub port: Option<u16>,
     /// Why it was refused.
     pub reason: String,
+    /// The setting that would allow it, if one does.
+    pub remedy: Option<String>,
     /// How many times.
     pub count: u64,
 }

@@ -60,6 +60,8 @@ pub struct SandboxSpec {
     pub expose: Vec<PathBuf>,
     /// What the sandbox may reach.
     pub network: Network,
+    /// Private services that it may reach beside that, unless there is no network.
+    pub allowed_hosts: Vec<String>,
     /// How the host's system directories appear.
     pub system: System,
 }

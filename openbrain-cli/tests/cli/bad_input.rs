@@ -13,6 +13,12 @@ fn bad_command_lines_are_explained() {
         (&["--allow-network", "ture", "ls"], "did you mean `--allow-network true`?"),
         (&["--allow-network", "--sandbox", "ls"], "did you mean `--allow-network true`?"),
         (&["--allow-network"], "a value is required"),
+        (&["--sandbox", "--allow-port", "0", "ls"], "a number from 1 to 65535"),
+        (&["--sandbox", "--allow-port", "https", "ls"], "a number from 1 to 65535"),
+        (&["--sandbox", "--allow-domain", "https://a.b", "ls"], "write `example.com`"),
+        (&["--sandbox", "--allow-host", "a b", "ls"], "write `10.0.0.5:5432`"),
+        (&["--sandbox", "--allow-host", "localhost", "ls"], "needs a port"),
+        (&["--sandbox", "--no-network", "--allow-port", "80", "ls"], "forbids the network"),
         (&["--timeout", "0", "ls"], "not a timeout between 1 ms and 365 days"),
         (&["--timeout", "-1", "ls"], "not a timeout between 1 ms and 365 days"),
         (&["--timeout", "1e300", "ls"], "not a timeout between 1 ms and 365 days"),
@@ -45,7 +51,14 @@ fn bad_command_lines_are_explained() {
 
 #[test]
 fn what_only_a_sandbox_gives_needs_a_sandbox() {
-    for flag in [["--mount", "/tmp"], ["--expose", "/opt"], ["--allow-network", "false"]] {
+    for flag in [
+        ["--mount", "/tmp"],
+        ["--expose", "/opt"],
+        ["--allow-network", "false"],
+        ["--allow-port", "80"],
+        ["--allow-domain", "a.example"],
+        ["--allow-host", "10.0.0.1"],
+    ] {
         let ran = Place::new().run(&["exec", flag[0], flag[1], "ls"]).code(125);
         ran.complains("--sandbox");
     }

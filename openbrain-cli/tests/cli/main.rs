@@ -8,6 +8,7 @@ mod documented;
 mod environment;
 mod exit_codes;
 mod formats;
+mod network;
 mod other_commands;
 mod signals;
 mod stdin;

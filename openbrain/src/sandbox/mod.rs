@@ -5,9 +5,12 @@ mod limits;
 mod mount;
 mod network;
 
+pub(crate) use self::network::{
+    AddressRange, DomainRule, Host, HostRule, NamePattern, host_name, is_protected,
+};
 pub use self::{
     isolation::{Isolation, IsolationLevel},
     limits::Limits,
     mount::{Mount, MountMode, WORKSPACE},
-    network::Network,
+    network::{Network, protect_port},
 };

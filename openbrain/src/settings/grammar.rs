@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     error::{Error, Result},
-    sandbox::Limits,
+    sandbox::{DomainRule, HostRule, Limits},
     secret::Secret,
 };
 
@@ -94,8 +94,21 @@ pub(super) fn domains<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<S
             "the value is missing; write [] for no name, or leave the key out for every name",
         ));
     };
-    domains.iter().try_for_each(|domain| check_domain(domain)).map_err(D::Error::custom)?;
+    let known = |domain: &String| domain.parse::<DomainRule>().map(drop);
+    domains.iter().try_for_each(known).map_err(D::Error::custom)?;
     Ok(Some(domains))
+}
+
+/// Reads the allowed hosts. An empty key is refused, as that of names is.
+pub(super) fn hosts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let Some(hosts) = Option::<Vec<String>>::deserialize(from)? else {
+        return Err(D::Error::custom(
+            "the value is missing; write [] for no host, or leave the key out",
+        ));
+    };
+    let known = |host: &String| host.parse::<HostRule>().map(drop);
+    hosts.iter().try_for_each(known).map_err(D::Error::custom)?;
+    Ok(Some(hosts))
 }
 
 /// Reads limits and completes them, so that a file with one limit does not lift the others.
@@ -139,16 +152,6 @@ fn check_host_path(path: &str) -> Result<()> {
     if !known || path.contains('\0') {
         return Err(Error::settings(format!(
             "{path:?} is not an absolute host path; begin it with `/` or `~/`"
-        )));
-    }
-    Ok(())
-}
-
-fn check_domain(domain: &str) -> Result<()> {
-    let plain = |c: char| c.is_alphanumeric() || "-._:*[]".contains(c);
-    if domain.is_empty() || !domain.contains(char::is_alphanumeric) || !domain.chars().all(plain) {
-        return Err(Error::settings(format!(
-            "{domain:?} is not a name; write `example.com`, `*.example.com` or `example.com:8443`"
         )));
     }
     Ok(())

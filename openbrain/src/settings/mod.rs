@@ -162,6 +162,13 @@ pub struct NetworkSettings {
     #[serde(deserialize_with = "grammar::domains", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
     pub allowed_domains: Option<Vec<String>>,
+    /// Private services that are reachable beside the public ones whenever the network is: an
+    /// address, a range or a name, each with an optional port (`10.0.0.5:5432`, `10.0.0.0/8`,
+    /// `db.internal:5432`, `localhost:11434`). Default: what a request lists; an empty list forbids
+    /// that.
+    #[serde(deserialize_with = "grammar::hosts", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>")]
+    pub allowed_hosts: Option<Vec<String>>,
     /// Whether sandboxes have no network at all, whatever a request asks for. Default: false.
     pub block_egress: bool,
 }
@@ -219,6 +226,7 @@ impl Default for NetworkSettings {
             restrict_egress: false,
             allowed_ports: vec![80, 443],
             allowed_domains: None,
+            allowed_hosts: None,
             block_egress: false,
         }
     }

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use super::{SandboxSettings, Security, Settings, keys};
+use super::{NetworkSettings, SandboxSettings, Security, Settings, keys};
 use crate::{sandbox::Limits, spec::System};
 
 /// Whether the first, the settings of the user, are at most as strict as the second.
 type Comparison = fn(&Security, &Security) -> bool;
 
 /// For every key, when a project's value is at least as strict as the user's.
-const RULES: [(&str, Comparison); 26] = [
+const RULES: [(&str, Comparison); 27] = [
     ("security.mode", |user, project| project.mode >= user.mode),
     ("security.allow_direct", |user, project| user.allow_direct || !project.allow_direct),
     ("security.sandbox.runtime", |user, project| same(user, project, |s| &s.runtime)),
@@ -52,12 +52,10 @@ const RULES: [(&str, Comparison); 26] = [
         within(&project.sandbox.network.allowed_ports, &user.sandbox.network.allowed_ports)
     }),
     ("security.sandbox.network.allowed_domains", |user, project| {
-        let network = &project.sandbox.network;
-        match (&user.sandbox.network.allowed_domains, &network.allowed_domains) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(user), Some(project)) => within(project, user),
-        }
+        list_within(user, project, |network| &network.allowed_domains)
+    }),
+    ("security.sandbox.network.allowed_hosts", |user, project| {
+        list_within(user, project, |network| &network.allowed_hosts)
     }),
     ("security.sandbox.network.block_egress", |user, project| {
         !user.sandbox.network.block_egress || project.sandbox.network.block_egress
@@ -93,6 +91,19 @@ fn same<T: PartialEq>(
     value: fn(&SandboxSettings) -> &T,
 ) -> bool {
     value(&user.sandbox) == value(&project.sandbox)
+}
+
+/// Whether the project's list, which allows everything when it is absent, is part of the user's.
+fn list_within(
+    user: &Security,
+    project: &Security,
+    list: fn(&NetworkSettings) -> &Option<Vec<String>>,
+) -> bool {
+    match (list(&user.sandbox.network), list(&project.sandbox.network)) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(user), Some(project)) => within(project, user),
+    }
 }
 
 fn within<T: PartialEq>(few: &[T], many: &[T]) -> bool {
@@ -162,6 +173,7 @@ mod tests {
             (NETWORK, "restrict_egress", "false", "true"),
             (NETWORK, "allowed_ports", "[80, 443]", "[443]"),
             (NETWORK, "allowed_domains", "[a.com, b.com]", "[]"),
+            (NETWORK, "allowed_hosts", "['10.0.0.1:80', '10.0.0.2']", "['10.0.0.2']"),
             (NETWORK, "block_egress", "false", "true"),
             (LIMITS, "memory", "1g", "512m"),
             (LIMITS, "cpus", "null", "1.5"),

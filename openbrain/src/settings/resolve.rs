@@ -1,12 +1,15 @@
 //! From a request to a [`Spec`]: every default filled in, the policy applied.
 
+mod network;
+
 use std::path::{Component, Path, PathBuf};
 
-use super::{Mode, NetworkSettings, Runtime, SandboxSettings, Security, Settings};
+use self::network::NetworkWishes;
+use super::{Mode, Runtime, SandboxSettings, Security, Settings};
 use crate::{
     error::{Error, Result},
     exec::Exec,
-    sandbox::{Limits, Mount, Network, WORKSPACE},
+    sandbox::{Limits, Mount, WORKSPACE},
     spec::{Place, SandboxSpec, ServerSpec, Spec},
 };
 
@@ -20,7 +23,7 @@ const ADD_SANDBOX: &str = "add `--sandbox` (`.sandbox()`, `\"sandbox\": true`), 
 struct Wishes {
     mounts: Vec<Mount>,
     expose: Vec<PathBuf>,
-    allow_network: Option<bool>,
+    network: NetworkWishes,
 }
 
 impl Settings {
@@ -46,11 +49,15 @@ impl Settings {
             shell,
             mounts,
             expose,
-            allow_network,
+            allow_network: allow,
+            allowed_ports: ports,
+            allowed_domains: domains,
+            allowed_hosts: hosts,
             limits,
             tty,
         } = exec;
-        let wishes = Wishes { mounts, expose, allow_network };
+        let network = NetworkWishes { allow, ports, domains, hosts };
+        let wishes = Wishes { mounts, expose, network };
         let security = &self.security;
         let sandboxed = sandbox.unwrap_or(security.mode == Mode::Sandbox);
         let (place, limits, default_timeout) = if sandboxed {
@@ -82,12 +89,12 @@ impl Security {
                 "run it in a sandbox (`--sandbox`); the key is `security.allow_direct`",
             ));
         }
-        let Wishes { mounts, expose, allow_network } = wishes;
-        let option = match (mounts.is_empty(), expose.is_empty(), allow_network) {
-            (true, true, None) => return Ok(()),
+        let Wishes { mounts, expose, network } = wishes;
+        let option = match (mounts.is_empty(), expose.is_empty(), network.is_none()) {
+            (true, true, true) => return Ok(()),
             (false, ..) => "mounts",
             (_, false, _) => "exposed paths",
-            (.., Some(_)) => "a network rule",
+            (.., false) => "a network rule",
         };
         Err(Error::invalid(format!("a direct command cannot have {option}"))
             .with_remedy(ADD_SANDBOX))
@@ -154,10 +161,12 @@ impl SandboxSettings {
     }
 
     fn place(&self, wishes: Wishes) -> Result<Place> {
+        let (network, allowed_hosts) = self.network.grant(wishes.network)?;
         let sandbox = SandboxSpec {
             mounts: self.mounts(wishes.mounts)?,
             expose: self.expose(wishes.expose)?,
-            network: self.network.policy(wishes.allow_network)?,
+            network,
+            allowed_hosts,
             system: self.system,
         };
         Ok(match self.server()? {
@@ -192,28 +201,6 @@ impl SandboxSettings {
             }
         }
         Ok(paths)
-    }
-}
-
-impl NetworkSettings {
-    /// What a sandbox may reach, given what the request says about it.
-    fn policy(&self, allow_network: Option<bool>) -> Result<Network> {
-        if self.block_egress && allow_network == Some(true) {
-            return Err(Error::denied("the settings block the network for every sandbox")
-                .with_remedy(
-                    "leave `allow_network` out; the key is `security.sandbox.network.block_egress`",
-                ));
-        }
-        if self.block_egress || !allow_network.unwrap_or(self.allow_egress) {
-            return Ok(Network::None);
-        }
-        if self.restrict_egress {
-            return Ok(Network::Listed {
-                ports: Some(self.allowed_ports.clone()),
-                domains: self.allowed_domains.clone(),
-            });
-        }
-        Ok(Network::Public)
     }
 }
 

@@ -183,7 +183,7 @@ mod stages {
 
 #[test]
 fn what_is_enforced_is_told() {
-    let output = run(Exec::new("true").sandbox());
+    let output = run(Exec::new("true").sandbox().allow_network(false));
     let isolation = &output.isolation;
     assert_eq!(isolation.level, IsolationLevel::Namespaces);
     assert_eq!(isolation.namespaces, ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]);
@@ -191,6 +191,8 @@ fn what_is_enforced_is_told() {
     for layer in ["second_user_namespace", "no_capabilities", "no_new_privs", "seccomp"] {
         assert!(isolation.layers.iter().any(|have| have == layer), "{layer}");
     }
+    let open = run(Exec::new("true").sandbox());
+    assert_eq!(open.isolation.network, "every TCP port of public hosts");
     for limit in ["memory", "pids", "disk", "open_files"] {
         assert!(isolation.limits.contains_key(limit), "{limit}");
     }

@@ -379,6 +379,7 @@ fn network_of_the_host_is_out_of_reach() {
     server.set_nonblocking(true).unwrap();
     passes(
         probe("kernel::probes::network_is_out_of_reach")
+            .allow_network(false)
             .env("OPENBRAIN_TEST_PORT", port.to_string()),
     );
     assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

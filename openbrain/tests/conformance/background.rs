@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use openbrain::{Event, Output, Status};
 
 use crate::{
-    streams::{PIPE, dawdle},
+    streams::dawdle,
     support::{Fixture, Leash, UP},
 };
 
@@ -17,7 +17,7 @@ async fn leave(f: &Fixture, survivor: &str) -> (Output, Leash) {
     let run = f.run(leash.hold(f, f.shell(script)));
     let (output, ()) = tokio::join!(run, leash.up(1));
     let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(1) + f.place.start(), "{elapsed:?}");
     assert_eq!(output.status, Status::Exited(3));
     assert!(output.stdout_text().starts_with("out\n"));
     (output, leash)
@@ -41,7 +41,7 @@ pub(crate) async fn a_survivor_that_writes_does_not_hold_the_result(f: &Fixture)
 /// One that writes faster than anybody reads: the pipe is never empty.
 pub(crate) async fn a_survivor_that_never_pauses_does_not_hide_the_end(f: &Fixture) {
     let mut process = f.spawn(f.shell("yes & exit 3")).await;
-    for _ in 0..2 * PIPE / 65536 * 2 {
+    for _ in 0..2 * f.place.ahead() / 65536 * 2 {
         dawdle(f).await;
         match process.next_event().await.unwrap() {
             Some(Event::Stdout(_)) => {}

@@ -63,6 +63,14 @@ pub(crate) async fn the_environment_is_clean(f: &Fixture) {
     assert_eq!(environment(f, |exec| exec.env("MINE", "1").env("LANG", "C")).await, expected);
 }
 
+/// What the image and its agent set, and nothing of openbrain's own.
+pub(crate) async fn the_environment_is_that_of_the_image(f: &Fixture) {
+    let found = environment(f, |exec| exec.env("MINE", "1").env("PATH", "/usr/bin:/bin")).await;
+    assert_eq!((found["MINE"].as_str(), found["PATH"].as_str()), ("1", "/usr/bin:/bin"));
+    let own = found.keys().find(|name| name.to_ascii_lowercase().contains("openbrain"));
+    assert_eq!(own, None, "{found:?}");
+}
+
 pub(crate) async fn the_environment_is_the_callers(f: &Fixture) {
     let lossy = |text: std::ffi::OsString| String::from_utf8(text.into_vec()).unwrap();
     let mut expected: Environment =
@@ -78,7 +86,7 @@ pub(crate) async fn a_secret_of_the_host_is_absent(f: &Fixture) {
         assert_eq!(env::var(SECRET.0).unwrap(), SECRET.1);
         // Neither in the command, nor in any process that it can look at.
         let output = f.run(f.shell("cat /proc/*/environ /proc/*/cmdline | tr '\\0' '\\n'")).await;
-        assert!(output.stdout_text().contains("LANG=C.UTF-8"), "{output:?}");
+        assert!(output.stdout_text().contains("PATH="), "{output:?}");
         assert!(!output.stdout_text().contains(SECRET.0), "{}", output.stdout_text());
         assert!(!output.stdout_text().contains(SECRET.1), "{}", output.stdout_text());
     })

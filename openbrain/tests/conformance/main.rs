@@ -172,6 +172,17 @@ macro_rules! cases_of_every_place {
             ;
             host:
                 an_ignored_sigchld_changes_nothing,
+            ;
+        }
+    };
+}
+
+/// What holds where openbrain itself makes the processes: on this machine.
+macro_rules! cases_of_this_machine {
+    ($place:expr) => {
+        cases! {
+            $place, Beside;
+            host:
                 a_killed_host_leaves_nothing,
             ;
         }
@@ -193,7 +204,6 @@ macro_rules! cases_of_every_sandbox {
         cases! {
             $place, Beside;
             environment:
-                the_environment_is_clean,
                 a_secret_of_the_host_is_absent,
             ;
             workdir:
@@ -206,9 +216,7 @@ macro_rules! cases_of_every_sandbox {
             ;
             mounts:
                 a_workspace_is_written_through,
-                what_is_written_belongs_to_the_owner,
                 a_read_only_mount_is_never_written,
-                an_overlay_is_thrown_away,
                 several_mounts_are_apart,
                 an_exposed_path_is_readable_in_place,
                 what_is_not_exposed_is_absent,
@@ -228,6 +236,7 @@ mod direct {
     };
 
     cases_of_every_place!(Direct);
+    cases_of_this_machine!(Direct);
 
     cases! {
         Direct, Beside;
@@ -259,14 +268,42 @@ mod embedded {
     };
 
     cases_of_every_place!(Embedded);
+    cases_of_this_machine!(Embedded);
     cases_of_every_sandbox!(Embedded);
     cases! {
         Embedded, Beside;
+        environment:
+            the_environment_is_clean,
+        ;
+        mounts:
+            what_is_written_belongs_to_the_owner,
+            an_overlay_is_thrown_away,
+        ;
         programs:
             git_works,
             make_and_cc_work,
             node_and_npm_work,
             pip_installs_what_is_mounted,
+        ;
+    }
+}
+
+/// The real server on a real Docker engine, as `.ci/opensandbox` starts them.
+mod opensandbox {
+    use crate::support::{Place::Opensandbox, Sharing::Beside};
+
+    cases_of_every_place!(Opensandbox);
+    cases_of_every_sandbox!(Opensandbox);
+    cases! {
+        Opensandbox, Beside;
+        environment:
+            the_environment_is_that_of_the_image,
+        ;
+        mounts:
+            a_server_mounts_no_overlay,
+        ;
+        many:
+            twenty_at_once_are_all_right,
         ;
     }
 }

@@ -17,8 +17,16 @@ use tokio::task::JoinSet;
 use crate::support::{Fixture, entries};
 
 pub(crate) async fn a_hundred_at_once_are_all_right(f: &Fixture) {
+    at_once(f, 100).await;
+}
+
+pub(crate) async fn twenty_at_once_are_all_right(f: &Fixture) {
+    at_once(f, 20).await;
+}
+
+async fn at_once(f: &Fixture, count: i32) {
     let mut running = JoinSet::new();
-    for n in 0..100 {
+    for n in 0..count {
         let script = format!("cat; echo err{n} >&2; exit {n}");
         let exec = f.shell(script).stdin_bytes(format!("in{n}"));
         let engine = f.engine.clone();
@@ -32,7 +40,7 @@ pub(crate) async fn a_hundred_at_once_are_all_right(f: &Fixture) {
         assert_eq!(output.stderr_text(), format!("err{n}\n"));
         seen.insert(output.exec_id);
     }
-    assert_eq!(seen.len(), 100);
+    assert_eq!(seen.len(), count as usize);
 }
 
 pub(crate) async fn five_hundred_leave_nothing_behind(f: &Fixture) {

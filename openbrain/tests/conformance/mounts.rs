@@ -62,6 +62,14 @@ pub(crate) async fn an_overlay_is_thrown_away(f: &Fixture) {
     assert_eq!(content(f, "new"), None);
 }
 
+pub(crate) async fn a_server_mounts_no_overlay(f: &Fixture) {
+    let mount = Mount::new(f.directory(), "/data", MountMode::Overlay);
+    let error = f.refused(f.argv(["true"]).mount_at(mount)).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().contains("`/data`"), "{error:?}");
+    assert!(error.remedy().unwrap().contains("embedded"), "{error:?}");
+}
+
 pub(crate) async fn several_mounts_are_apart(f: &Fixture) {
     let one = f.file("one/file", "1\n", 0o644);
     f.file("two/file", "2\n", 0o644);

@@ -35,7 +35,7 @@ pub(crate) async fn a_signal_is_no_exit_code(f: &Fixture) {
         assert_eq!(output.status, Status::Signaled(signal));
         assert_eq!((output.exit_code(), output.signal()), (None, Some(signal)));
         assert!(!output.timed_out() && !output.success());
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(5) + f.place.start());
     }
 }
 
@@ -71,6 +71,13 @@ pub(crate) async fn the_place_and_its_isolation_are_told(f: &Fixture) {
             let none =
                 Isolation { filesystem: host.clone(), network: host, ..Isolation::default() };
             assert_eq!(output.isolation, none);
+        }
+        Place::Opensandbox => {
+            assert_eq!(output.backend, BackendName::Opensandbox);
+            assert_eq!(output.isolation.level, IsolationLevel::Container);
+            assert!(output.sandbox_id.is_some());
+            let limits: Vec<_> = output.isolation.limits.keys().map(String::as_str).collect();
+            assert_eq!(limits, ["memory", "open_files", "output"]);
         }
         Place::Embedded => {
             assert_eq!(output.backend, BackendName::Embedded);
@@ -147,6 +154,7 @@ pub(crate) async fn a_result_reads_the_same_in_json(f: &Fixture) {
     let backend = match f.place {
         Place::Direct => "direct",
         Place::Embedded => "embedded",
+        Place::Opensandbox => "opensandbox",
     };
     for (name, expected) in [
         ("status", json!("exited")),

@@ -48,6 +48,8 @@ pub(crate) enum Place {
     Direct,
     /// In the embedded sandbox.
     Embedded,
+    /// On an OpenSandbox server.
+    Opensandbox,
 }
 
 /// Whether other cases may run meanwhile.
@@ -84,6 +86,53 @@ pub(crate) struct Leash {
     heard: usize,
 }
 
+impl Place {
+    /// The settings under which a sandbox is of this place.
+    fn settings(self) -> Settings {
+        let mut settings = Settings::default();
+        if self == Self::Opensandbox {
+            let sandbox = &mut settings.security.sandbox;
+            sandbox.server_url = Some(server_variable("URL"));
+            sandbox.api_key = Some(server_variable("KEY").into());
+            sandbox.image = server_variable("IMAGE");
+        }
+        settings
+    }
+
+    /// How long a start may take that is no part of what a case measures.
+    pub(crate) fn start(self) -> Duration {
+        match self {
+            Self::Direct | Self::Embedded => Duration::ZERO,
+            // A container on a machine that is busy with others.
+            Self::Opensandbox => Duration::from_secs(20),
+        }
+    }
+
+    /// How much a command may have written that nobody has read.
+    pub(crate) fn ahead(self) -> usize {
+        match self {
+            // What a pipe holds at most (`/proc/sys/fs/pipe-max-size`).
+            Self::Direct | Self::Embedded => 1 << 20,
+            // What may be on its way from a server.
+            Self::Opensandbox => 4 << 20,
+        }
+    }
+}
+
+/// What `.ci/opensandbox up` says of the server that it started: `TEST_OPENSANDBOX_<name>`, from the
+/// environment or from the file that it wrote.
+fn server_variable(name: &str) -> String {
+    let name = format!("TEST_OPENSANDBOX_{name}");
+    let file = || {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+        let text = fs::read_to_string(workspace.join("target/opensandbox/env")).ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix(&name)?.strip_prefix('=')?.to_owned()))
+    };
+    env::var(&name).ok().or_else(file).unwrap_or_else(|| {
+        panic!("no OpenSandbox server for the tests: run `.ci/opensandbox up` first ({name})")
+    })
+}
+
 /// Runs one case, bounded in time.
 pub(crate) fn run(
     place: Place,
@@ -112,7 +161,7 @@ impl Fixture {
     fn new(place: Place, name: &'static str) -> Self {
         // The harness knows a test by its path without the crate.
         let case = name.split_once("::").map_or(name, |(_, case)| case);
-        let engine = Engine::new(Settings::default());
+        let engine = Engine::new(place.settings());
         let (directory, owner) = match env::var_os(OWN_PROCESS) {
             Some(directory) => (PathBuf::from(directory), None),
             None => {
@@ -142,7 +191,7 @@ impl Fixture {
     pub(crate) fn of(&self, command: Command) -> Exec {
         match self.place {
             Place::Direct => Exec::of(command).direct(),
-            Place::Embedded => Exec::of(command).sandbox(),
+            Place::Embedded | Place::Opensandbox => Exec::of(command).sandbox(),
         }
     }
 
@@ -152,7 +201,9 @@ impl Fixture {
         let exec = exec.env("DIR", directory.to_str().unwrap());
         match self.place {
             Place::Direct => exec,
-            Place::Embedded => exec.mount_at(Mount::new(directory, directory, MountMode::Rw)),
+            Place::Embedded | Place::Opensandbox => {
+                exec.mount_at(Mount::new(directory, directory, MountMode::Rw))
+            }
         }
     }
 

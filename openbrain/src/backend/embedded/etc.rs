@@ -1,5 +1,7 @@
 //! The sandbox's own `/etc`.
 
+use std::net::Ipv4Addr;
+
 /// Name of the sandbox's user.
 pub(crate) const USER: &str = "sandbox";
 /// Its home.
@@ -8,7 +10,16 @@ pub(crate) const HOME: &str = "/home/sandbox";
 pub(crate) const HOSTNAME: &str = "sandbox";
 
 /// Files of `/etc` that are written for each sandbox: `(name, content)`.
-pub(crate) fn files((uid, gid): (u32, u32)) -> Vec<(&'static str, String)> {
+///
+/// `name_server` answers questions for names, when the sandbox has a network.
+pub(crate) fn files(
+    (uid, gid): (u32, u32),
+    name_server: Option<Ipv4Addr>,
+) -> Vec<(&'static str, String)> {
+    let resolv_conf = match name_server {
+        Some(address) => format!("nameserver {address}\noptions timeout:6\n"),
+        None => "# no network\n".to_owned(),
+    };
     vec![
         (
             "passwd",
@@ -29,7 +40,7 @@ pub(crate) fn files((uid, gid): (u32, u32)) -> Vec<(&'static str, String)> {
             "nsswitch.conf",
             "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".to_owned(),
         ),
-        ("resolv.conf", "# no network\n".to_owned()),
+        ("resolv.conf", resolv_conf),
         ("shells", "/bin/sh\n/bin/bash\n".to_owned()),
     ]
 }

@@ -5,6 +5,7 @@
 //! what the first step found is all that it knows.
 
 mod cgroup;
+mod egress;
 mod etc;
 mod host;
 mod limits;
@@ -26,23 +27,26 @@ use std::{
     },
 };
 
-pub(crate) use self::probe::checks;
 use self::{
     cgroup::{Groups, Hierarchies},
+    egress::Egress,
     host::{Host, Identity},
     limits::Enforcement,
     root::Root,
     sources::Source,
 };
+pub(crate) use self::{egress::checks as egress_checks, probe::checks};
 use super::{
     Backend, BoxFuture, Control, Ended, Order, Running,
-    helper::{self, CommandPlan, Data, Ends, Guarded, Handles, Program, Section, Streams, wire},
+    helper::{
+        self, CommandPlan, Ends, Guarded, Handles, Program, Section, StartFailure, Streams, wire,
+    },
 };
 use crate::{
     error::{Error, ErrorKind, Result},
     exec::TerminalSize,
     output::BackendName,
-    sandbox::{Isolation, IsolationLevel, Network, WORKSPACE},
+    sandbox::{Isolation, IsolationLevel, WORKSPACE},
     spec::{Place, SandboxSpec, Spec, System},
 };
 
@@ -65,17 +69,27 @@ struct Run<'a> {
     sources: Vec<Source>,
     groups: Option<Groups>,
     enforcement: Enforcement,
+    egress: Option<egress::Plan>,
     argv: Vec<String>,
     has_file: bool,
 }
 
 async fn spawn(spec: &Spec) -> Result<Running> {
+    loop {
+        if let Some(running) = attempt(spec).await? {
+            return Ok(running);
+        }
+    }
+}
+
+/// Starts a sandbox; `None` when the kernel has refused what the next attempt does without.
+async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     let Place::Embedded(sandbox) = &spec.place else {
         return Err(Error::unavailable("the request is not for the embedded engine"));
     };
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;
-    let run = Run::look(spec, sandbox, script.argv, file.is_some())?;
+    let mut run = Run::look(spec, sandbox, script.argv, file.is_some())?;
     let (ends, streams) = match spec.tty {
         Some(_) => (Ends::null()?, Streams::default()),
         None => helper::open(&spec.stdin, Handles::Harmless)?,
@@ -84,26 +98,32 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     let file = file.as_ref().map(AsFd::as_fd);
     let link = helper::launch(&program, &run.descriptors(&ends, file))?;
     drop(ends);
-    let terminal = helper::started(&link, &program)
-        .await
-        .map_err(|failure| failure.into_error(&run.argv[0], unavailable))?;
-    let streams = match terminal {
+    let handed = match helper::started(&link, &program).await {
+        Ok(handed) => handed,
+        Err(failure) if run.can_do_without(&failure) => return Ok(None),
+        Err(failure) => return Err(failure.into_error(&run.argv[0], unavailable)),
+    };
+    let streams = match handed.terminal {
         Some(terminal) => helper::streams_of_terminal(terminal)?,
         None => streams,
     };
-    Ok(Running {
+    let (isolation, warnings) = (run.isolation(), run.enforcement.warnings.clone());
+    let egress = run.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
+    Ok(Some(Running {
         backend: BackendName::Embedded,
         sandbox_id: None,
-        isolation: run.isolation(),
-        warnings: run.warnings(),
+        isolation,
+        warnings,
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
         control: Box::new(Sandboxed {
             guarded: Guarded::new(link, streams.terminal),
             groups: run.groups,
+            egress,
+            ended: None,
         }),
-    })
+    }))
 }
 
 impl<'a> Run<'a> {
@@ -131,6 +151,7 @@ impl<'a> Run<'a> {
             sources,
             groups,
             enforcement,
+            egress: egress::Plan::new(sandbox)?,
             argv,
             has_file,
         })
@@ -163,6 +184,7 @@ impl<'a> Run<'a> {
             system: self.sandbox.system,
             disk: self.spec.limits.disk,
             memory: self.spec.limits.memory,
+            name_server: self.egress.as_ref().map(|_| egress::NAME_SERVER),
         };
         let mut program = Program::default();
         program.sandbox = Some(walls::first_namespaces());
@@ -180,6 +202,9 @@ impl<'a> Run<'a> {
         to.call(Section::Inside, libc::SYS_prctl, args, "tie the sandbox to its monitor");
         to.call(Section::Inside, libc::SYS_umask, [0o022.into()], "set the file mode mask");
         walls::name_and_loopback(to, etc::HOSTNAME);
+        if let Some(egress) = &self.egress {
+            egress.compile(to);
+        }
         self.enforcement.bind(to);
         root.build(to, &prepared);
         walls::give_up_power(to, self.identity, self.host.last_capability);
@@ -224,22 +249,20 @@ impl<'a> Run<'a> {
             level: IsolationLevel::Namespaces,
             namespaces: walls::NAMESPACES.map(|(name, _)| name.to_owned()).to_vec(),
             filesystem: format!("own root: {system}, {} host paths", self.sources.len()),
-            network: "none".into(),
+            network: self.egress.as_ref().map_or("none", |egress| egress.summary()).to_owned(),
             layers,
             limits: self.enforcement.report.clone(),
         }
     }
 
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.enforcement.warnings.clone();
-        if self.sandbox.network != Network::None {
-            warnings.push(
-                "the settings allow network access, but the embedded engine has no egress yet: \
-                 the command ran without network"
-                    .into(),
-            );
+    /// Whether a run that has failed to start can be tried again without what failed.
+    fn can_do_without(&self, failure: &StartFailure) -> bool {
+        match (failure, &self.egress) {
+            (StartFailure::Step(what, _, error), Some(egress)) if what == egress::REDIRECT => {
+                egress.can_do_without_redirection(error)
+            }
+            _ => false,
         }
-        warnings
     }
 }
 
@@ -267,21 +290,7 @@ fn make_terminal(to: &mut Program, command_fd: i32, size: TerminalSize) {
         let args = [slave.into(), fd.into(), 0.into()];
         to.call(inside, libc::SYS_dup3, args, "use the pseudo-terminal");
     }
-    let message = terminal_message(to, master, inside);
-    let args = [wire::REPORT_FD.into(), message.into(), 0.into()];
-    to.call(inside, libc::SYS_sendmsg, args, "hand over the pseudo-terminal");
-}
-
-/// A `struct msghdr` with a report and one descriptor (`unix(7)`, `cmsg(3)`).
-fn terminal_message(to: &mut Program, master: helper::Register, section: Section) -> Data {
-    let report = wire::Report { kind: wire::report::TERMINAL, ..wire::Report::default() };
-    let bytes = to.data(wire::bytes_of(&report));
-    let iov = to.words([bytes.into(), (size_of::<wire::Report>() as u64).into()]);
-    let kind = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
-    let control = to.words([20u64.into(), kind.into(), 0u64.into()]);
-    to.store(section, master, control.plus(16));
-    let (none, one) = (0u64.into(), 1u64.into());
-    to.words([none, none, iov.into(), one, control.into(), 24u64.into(), none])
+    to.hand_over(inside, wire::report::TERMINAL, &[master], "hand over the pseudo-terminal");
 }
 
 /// A clean base, and what the request sets; nothing of the host's.
@@ -307,6 +316,7 @@ fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
 
 /// What a failed step of the set-up means, in words that lead to the mend.
 fn unavailable(what: String, error: io::Error) -> Error {
+    let remedy = egress::remedy(&what);
     let what = format!("cannot {what}");
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE) => Error::system(what, error),
@@ -314,14 +324,20 @@ fn unavailable(what: String, error: io::Error) -> Error {
         Some(libc::ENOSPC) if !probe::is_refused() => Error::new(ErrorKind::ResourceExhausted, what)
             .with_source(error)
             .with_remedy("too many namespaces: raise the limits in /proc/sys/user, or run fewer sandboxes at once"),
-        _ => Error::unavailable(what).with_source(error).with_remedy(probe::remedy()),
+        _ => Error::unavailable(what)
+            .with_source(error)
+            .with_remedy(remedy.map_or_else(probe::remedy, str::to_owned)),
     }
 }
 
-/// A command in a sandbox: guarded as any other, and its groups are read before they go.
+/// A command in a sandbox: guarded as any other, its groups are read before they go, and its
+/// network ends with it.
 struct Sandboxed {
     guarded: Guarded,
     groups: Option<Groups>,
+    egress: Option<Egress>,
+    /// The end, once it is known: what follows may be interrupted.
+    ended: Option<Ended>,
 }
 
 impl Control for Sandboxed {
@@ -330,18 +346,30 @@ impl Control for Sandboxed {
     }
 
     fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
+        Box::pin(async move {
+            if self.ended.is_none() {
+                self.ended = Some(self.wait().await?);
+            }
+            if let (Some(egress), Some(ended)) = (&mut self.egress, &mut self.ended) {
+                egress.settle(ended).await;
+            }
+            self.ended.take().ok_or_else(|| Error::new(ErrorKind::Internal, "ended twice"))
+        })
+    }
+}
+
+impl Sandboxed {
+    async fn wait(&mut self) -> Result<Ended> {
         let groups = &self.groups;
-        let wait = self.guarded.wait(move |ended| {
+        let ended = self.guarded.wait(move |ended| {
             if let Some(groups) = groups {
                 groups.read(&mut ended.resources);
             }
         });
-        Box::pin(async move {
-            let ended = wait.await;
-            if let (Err(_), Some(groups)) = (&ended, groups) {
-                groups.abandon();
-            }
-            ended
-        })
+        let ended = ended.await;
+        if let (Err(_), Some(groups)) = (&ended, groups) {
+            groups.abandon();
+        }
+        ended
     }
 }

@@ -3,7 +3,10 @@
 //! Everything of the host is cloned first, while the host's tree is still in view; then the new root
 //! covers `/proc`, which always exists, and is filled with relative paths; then it becomes `/`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use super::{
     etc,
@@ -69,6 +72,8 @@ pub(crate) struct Root<'a> {
     pub(crate) disk: Option<u64>,
     /// Memory of the sandbox, in bytes.
     pub(crate) memory: Option<u64>,
+    /// Who answers the sandbox's questions for names.
+    pub(crate) name_server: Option<Ipv4Addr>,
 }
 
 impl Root<'_> {
@@ -208,7 +213,7 @@ impl Root<'_> {
     }
 
     fn make_etc(&self, to: &mut Tree<'_>, bound: &[Cloned]) {
-        for (name, content) in etc::files(self.identity.inside()) {
+        for (name, content) in etc::files(self.identity.inside(), self.name_server) {
             write_file(to, &format!("etc/{name}"), content.as_bytes());
         }
         for entry in &self.host.etc {

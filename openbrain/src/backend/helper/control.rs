@@ -36,26 +36,36 @@ pub(crate) enum StartFailure {
     Helper(Error),
 }
 
-/// Waits until the command runs; returns the sandbox's own terminal when it made one.
-pub(crate) async fn started(
-    link: &Link,
-    program: &Program,
-) -> Result<Option<OwnedFd>, StartFailure> {
-    let mut terminal = None;
+/// What a sandbox has made for the library.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// Its own terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// The sockets of its network.
+    pub(crate) egress: Vec<OwnedFd>,
+}
+
+/// Waits until the command runs; returns what the sandbox has made for the library.
+pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, StartFailure> {
+    let mut handed = Handed::default();
     let late = Instant::now() + START;
     loop {
         let heard = timeout_at(late, link.report()).await.unwrap_or_else(|_| Err(too_late()));
         let heard = heard.map_err(StartFailure::Helper)?;
-        let Some((heard, fd)) = heard else {
+        let Some((heard, fds)) = heard else {
             return Err(StartFailure::Helper(Error::new(
                 ErrorKind::Internal,
                 "the helper process ended before the command started",
             )));
         };
-        if heard.kind == report::TERMINAL {
-            terminal = fd;
-        } else if let Some(start) = start(&heard, program) {
-            return start.map(|()| terminal);
+        match heard.kind {
+            report::TERMINAL => handed.terminal = fds.into_iter().next(),
+            report::EGRESS => handed.egress = fds,
+            _ => {
+                if let Some(start) = start(&heard, program) {
+                    return start.map(|()| handed);
+                }
+            }
         }
     }
 }
@@ -167,6 +177,7 @@ pub(crate) fn ended(heard: &Report, known: Option<Status>) -> Ended {
             max_rss_bytes: Some(heard.max_rss),
             memory_peak_bytes: None,
             oom_killed: false,
+            network: Vec::new(),
         },
         denials: Vec::new(),
         warnings: Vec::new(),

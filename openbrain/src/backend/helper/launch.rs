@@ -43,6 +43,9 @@ const INSTALLED: &str = "/usr/libexec/openbrain/helper";
 /// How many descriptors one message can carry (`SCM_MAX_FD`, `unix(7)`).
 const MAX_FDS: usize = 253;
 
+/// How many descriptors a report can carry.
+const MOST_HANDED: usize = 80;
+
 /// Time for a helper that has reported its end to leave.
 const LEAVE: Duration = Duration::from_millis(500);
 
@@ -186,7 +189,7 @@ impl Link {
     }
 
     /// Waits for the next report; `None` when the helper is gone. Cancel-safe.
-    pub(crate) async fn report(&self) -> Result<Option<(Report, Option<OwnedFd>)>> {
+    pub(crate) async fn report(&self) -> Result<Option<(Report, Vec<OwnedFd>)>> {
         let Some(socket) = &self.socket else { return Ok(None) };
         loop {
             let mut ready = socket
@@ -239,9 +242,9 @@ impl Drop for Leaving {
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
+fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Vec<OwnedFd>)>> {
     let mut bytes = [0u8; size_of::<Report>()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_HANDED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let mut iov = [IoSliceMut::new(&mut bytes)];
@@ -253,11 +256,12 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
         received => received,
     };
     let length = received?.bytes;
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    Ok((length == bytes.len()).then(|| wire::read(&bytes, 0)).flatten().map(|report| (report, fd)))
+    let fds = rights.flatten().collect();
+    Ok((length == bytes.len()).then(|| wire::read(&bytes, 0)).flatten().map(|report| (report, fds)))
 }
 
 impl Drop for Link {

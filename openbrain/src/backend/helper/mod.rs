@@ -15,7 +15,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     command::CommandPlan,
-    control::{Guarded, ended, signals, start, started},
+    control::{Guarded, StartFailure, ended, signals, start, started},
     launch::{IMAGE, launch, script_file, settle},
     program::{Arg, Data, Program, Register},
     stdio::{

@@ -163,6 +163,46 @@ impl Program {
         self.keep_last(section)
     }
 
+    /// Sends messages of netlink, of which the last one asks for an answer.
+    pub(crate) fn netlink(
+        &mut self,
+        section: Section,
+        socket: Register,
+        messages: &[u8],
+        what: &'static str,
+    ) {
+        let place = self.data(messages);
+        let args = [socket.into(), place.into(), Arg::Value(messages.len() as u64)];
+        self.push(section, pseudo::NETLINK, &args, on_error::STOP, Cow::Borrowed(what));
+    }
+
+    /// Sends a report with descriptors to the library (`unix(7)`, `cmsg(3)`).
+    pub(crate) fn hand_over(
+        &mut self,
+        section: Section,
+        kind: u32,
+        fds: &[Register],
+        what: &'static str,
+    ) {
+        let report = wire::Report { kind, ..wire::Report::default() };
+        let bytes = self.data(wire::bytes_of(&report));
+        let iov = self.words([bytes.into(), Arg::Value(size_of::<wire::Report>() as u64)]);
+        let length = 16 + 4 * fds.len();
+        let mut control = vec![0; length.next_multiple_of(8)];
+        control[..8].copy_from_slice(&(length as u64).to_ne_bytes());
+        control[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        control[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+        let size = Arg::Value(control.len() as u64);
+        let control = self.data(&control);
+        for (at, fd) in (16..).step_by(4).zip(fds) {
+            self.store(section, *fd, control.plus(at));
+        }
+        let (none, one) = (Arg::Value(0), Arg::Value(1));
+        let message = self.words([none, none, iov.into(), one, control.into(), size, none]);
+        let args = [wire::REPORT_FD.into(), message.into(), none];
+        self.call(section, libc::SYS_sendmsg, args, what);
+    }
+
     /// Sets a resource limit, to at most what the helper itself may have.
     pub(crate) fn limit(&mut self, section: Section, resource: u32, limit: u64) {
         let args = [resource.into(), Arg::Value(limit)];

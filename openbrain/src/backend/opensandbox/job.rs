@@ -16,9 +16,9 @@ use crate::{
     spec::Spec,
 };
 
-/// How much output may be on its way that nobody has read: an agent looks at it ten times a
-/// second, so that this is a tenth of what can arrive in one.
-pub(super) const WINDOW: u64 = 8 << 20;
+/// How much output may be on its way that nobody has read. An agent looks at it ten times a second,
+/// so that this is a tenth of what can arrive in one; and after a kill it is read to its end.
+pub(super) const WINDOW: u64 = 2 << 20;
 
 /// A run, ready to be uploaded.
 #[derive(Debug)]

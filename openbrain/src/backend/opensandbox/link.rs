@@ -1,11 +1,12 @@
 //! The way to a bridge: parcels come out of the agent's stream of events, letters and pieces of
 //! standard input go in as files.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep},
 };
 
@@ -89,13 +90,6 @@ impl Bridge {
         }
     }
 
-    /// Makes `parcels` the next ones.
-    pub(super) fn put_back(&mut self, parcels: Vec<Parcel>) {
-        for parcel in parcels.into_iter().rev() {
-            self.waiting.push_front(parcel);
-        }
-    }
-
     /// What was said that is from no bridge.
     pub(super) fn words(&self) -> String {
         format!("{}{}", self.parcels.rest(), self.words).trim().to_owned()
@@ -116,6 +110,13 @@ fn damaged(damage: Damage) -> Error {
     .with_remedy("the command may have run; look at what it did before running it again")
 }
 
+/// One of the two outputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
 /// The command's end, as its bridge reported it.
 pub(super) type End = Result<Report>;
 
@@ -127,7 +128,11 @@ pub(super) struct Reader {
     pub(super) stdout: DuplexStream,
     pub(super) stderr: DuplexStream,
     pub(super) letters: Letters,
-    pub(super) pieces: std::sync::Arc<Semaphore>,
+    pub(super) pieces: Arc<Semaphore>,
+    /// Whether the command was killed: its end then matters more than output that nobody reads.
+    pub(super) killed: watch::Receiver<bool>,
+    /// What nobody had read then: less than what may be on its way.
+    pub(super) unread: Option<Vec<(Stream, Bytes)>>,
     pub(super) end: oneshot::Sender<End>,
 }
 
@@ -136,12 +141,21 @@ impl Reader {
     pub(super) async fn read(mut self) {
         let end = self.pass_on().await;
         let end = match end {
-            Err(error) if error.kind() == ErrorKind::SandboxLost => Err(self.explain(error).await),
+            Err(error) if error.kind() == ErrorKind::SandboxLost && !*self.killed.borrow() => {
+                Err(self.explain(error).await)
+            }
             end => end,
         };
         self.pieces.close();
         // The owner may be gone; the streams end with this either way.
         let _ = self.end.send(end);
+        for (stream, mut bytes) in self.unread.unwrap_or_default() {
+            let to = match stream {
+                Stream::Stdout => &mut self.stdout,
+                Stream::Stderr => &mut self.stderr,
+            };
+            let _ = to.write_all_buf(&mut bytes).await;
+        }
     }
 
     async fn pass_on(&mut self) -> End {
@@ -154,15 +168,8 @@ impl Reader {
             match parcel {
                 Parcel::Report(found) if found.kind == report::ENDED => return Ok(found),
                 Parcel::Report(_) => {}
-                // A reader that is gone wants no more; the command runs on all the same.
-                Parcel::Stdout(bytes) => {
-                    let _ = self.stdout.write_all(&bytes).await;
-                    taken += bytes.len() as u64;
-                }
-                Parcel::Stderr(bytes) => {
-                    let _ = self.stderr.write_all(&bytes).await;
-                    taken += bytes.len() as u64;
-                }
+                Parcel::Stdout(bytes) => taken += self.deliver(Stream::Stdout, bytes).await,
+                Parcel::Stderr(bytes) => taken += self.deliver(Stream::Stderr, bytes).await,
                 Parcel::Taken => self.pieces.add_permits(1),
                 Parcel::Closed => self.pieces.close(),
             }
@@ -170,6 +177,30 @@ impl Reader {
                 self.letters.send(Letter { kind: letter::CREDIT, value: taken as u32 });
                 taken = 0;
             }
+        }
+    }
+
+    /// Passes on output, as fast as it is read, and says how much it was. A reader that is gone wants
+    /// no more; the command runs on all the same.
+    async fn deliver(&mut self, stream: Stream, bytes: Vec<u8>) -> u64 {
+        let length = bytes.len() as u64;
+        let mut bytes = Bytes::from(bytes);
+        if self.unread.is_none() {
+            let mut killed = self.killed.clone();
+            tokio::select! {
+                biased;
+                _ = self.stream(stream).write_all_buf(&mut bytes) => return length,
+                Ok(_) = killed.wait_for(|killed| *killed) => {}
+            }
+        }
+        self.unread.get_or_insert_default().push((stream, bytes));
+        0
+    }
+
+    fn stream(&mut self, stream: Stream) -> &mut DuplexStream {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
         }
     }
 
@@ -255,7 +286,7 @@ pub(super) async fn feed(
     mut input: DuplexStream,
     agent: Agent,
     directory: String,
-    room: std::sync::Arc<Semaphore>,
+    room: Arc<Semaphore>,
     letters: Letters,
 ) {
     let mut buffer = vec![0; PIECE];

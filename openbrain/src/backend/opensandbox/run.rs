@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::{
     fs::File,
     io::{AsyncWrite, DuplexStream, duplex},
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, oneshot, watch},
     time::timeout,
 };
 
@@ -59,8 +59,8 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
             create::check_policy(wanted, &client.network_policy(lease.id()).await?)?;
         }
         let agent = ready::agent(&client, lease.id(), server.start_timeout).await?;
-        let directory = format!("{DIRECTORY}-{run}");
-        start(spec, job, &client, lease.id(), agent, directory).await
+        let directory = format!("{DIRECTORY}/{run}");
+        start(job, &client, lease.id(), agent, directory).await
     };
     match start.await {
         Ok(started) => Ok(Running {
@@ -74,6 +74,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
             control: Box::new(Remote {
                 letters: started.letters,
                 end: started.end,
+                kill: started.kill,
                 lease: Some(lease),
                 deletion: None,
                 is_terminal: spec.tty.is_some(),
@@ -116,10 +117,10 @@ struct Started {
     stderr: DuplexStream,
     letters: Letters,
     end: oneshot::Receiver<End>,
+    kill: watch::Sender<bool>,
 }
 
 async fn start(
-    spec: &Spec,
     job: Job,
     client: &Client,
     sandbox: &str,
@@ -137,15 +138,10 @@ async fn start(
     });
     agent.upload(files.collect()).await?;
     let mut bridge = Bridge::start(&agent, &directory).await?;
-    // A quick command writes before the bridge has heard that it started.
-    let mut early = Vec::new();
     loop {
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
-            Heard::Parcel(parcel) => {
-                early.push(parcel);
-                continue;
-            }
+            Heard::Parcel(_) => continue,
             Heard::End(_) => return Err(cannot_run(&bridge.words())),
         };
         match helper::start(&report, &job.program) {
@@ -157,7 +153,6 @@ async fn start(
             None => {}
         }
     }
-    bridge.put_back(early);
     let (letters, carry) = Letters::new(agent.clone(), directory.clone());
     tokio::spawn(carry);
     let pieces = Arc::new(Semaphore::new(bridge::PIECES));
@@ -171,6 +166,7 @@ async fn start(
     tokio::spawn(feed(input, agent, directory, Arc::clone(&pieces), letters.clone()));
     let ((stdout, out), (stderr, err)) = (duplex(BUFFER), duplex(BUFFER));
     let (sender, end) = oneshot::channel();
+    let (kill, killed) = watch::channel(false);
     let reader = Reader {
         client: client.clone(),
         sandbox: sandbox.to_owned(),
@@ -179,11 +175,12 @@ async fn start(
         stderr: err,
         letters: letters.clone(),
         pieces,
+        killed,
+        unread: None,
         end: sender,
     };
     tokio::spawn(reader.read());
-    let _ = spec;
-    Ok(Started { stdin: writer, stdout, stderr, letters, end })
+    Ok(Started { stdin: writer, stdout, stderr, letters, end, kill })
 }
 
 /// Copies a descriptor of the host to standard input.
@@ -206,6 +203,8 @@ fn cannot_run(words: &str) -> Error {
 struct Remote {
     letters: Letters,
     end: oneshot::Receiver<End>,
+    /// Tells the reader of a kill.
+    kill: watch::Sender<bool>,
     lease: Option<Lease>,
     /// Started by a kill: it ends everything, whatever the bridge does.
     deletion: Option<BoxFuture<'static, Result<()>>>,
@@ -229,7 +228,10 @@ impl Control for Remote {
             Order::Resize(size) if self.is_terminal => {
                 self.letters.send(Letter { kind: letter::RESIZE, value: terminal(size) });
             }
-            Order::Kill => self.delete(),
+            Order::Kill => {
+                self.kill.send_replace(true);
+                self.delete();
+            }
             _ => {}
         }
     }

@@ -88,6 +88,9 @@ fn options_of_a_sandbox_need_one() {
         ls().expose("/opt"),
         ls().allow_network(true),
         ls().allow_network(false),
+        ls().allow_port(80),
+        ls().allow_domain("a.com"),
+        ls().allow_host("10.0.0.1"),
         ls().limits(memory),
         ls().limits(Limits { cpus: Some(1.0), ..Limits::default() }),
         ls().limits(Limits { pids: Some(9), ..Limits::default() }),
@@ -150,6 +153,72 @@ fn the_network_follows_settings_and_request() {
         let found = settings.security.sandbox.network.policy(asked);
         assert_eq!(found.map_err(|error| error.kind()), expected, "{network} {asked:?}");
     }
+}
+
+/// What a request with `ask` may reach when the network section of the settings is `network`.
+fn granted(network: &str, ask: impl FnOnce(Exec) -> Exec) -> Result<SandboxSpec, ErrorKind> {
+    let settings = settings(&format!("{{network: {network}}}"));
+    match settings.resolve(ask(ls().sandbox())).map(|spec| spec.place) {
+        Ok(Place::Embedded(sandbox)) => Ok(sandbox),
+        Ok(place) => panic!("{place:?}"),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+#[test]
+fn a_request_narrows_what_the_settings_allow() {
+    let listed = |ports: Option<&[u16]>, domains: Option<&[&str]>| Network::Listed {
+        ports: ports.map(<[u16]>::to_vec),
+        domains: domains.map(|names| names.iter().map(ToString::to_string).collect()),
+    };
+    let network = |settings: &str, ask: fn(Exec) -> Exec| granted(settings, ask).map(|s| s.network);
+    let port = |exec: Exec| exec.allow_port(443);
+    let name = |exec: Exec| exec.allow_domain("a.b.com");
+    assert_eq!(network("{}", port), Ok(listed(Some(&[443]), None)));
+    assert_eq!(network("{}", name), Ok(listed(None, Some(&["a.b.com"]))));
+    assert_eq!(network("{}", |e| e.allow_host("10.0.0.1")), Ok(Network::Public));
+    assert_eq!(network("{allow_egress: false}", port), Ok(listed(Some(&[443]), None)));
+    assert_eq!(network("{block_egress: true}", port), Err(ErrorKind::PolicyDenied));
+    assert_eq!(network("{restrict_egress: true}", port), Ok(listed(Some(&[443]), None)));
+    let strict = "{restrict_egress: true, allowed_ports: [80], allowed_domains: ['*.b.com']}";
+    assert_eq!(network(strict, name), Ok(listed(Some(&[80]), Some(&["a.b.com"]))));
+    assert_eq!(network(strict, port), Err(ErrorKind::PolicyDenied));
+    assert_eq!(network(strict, |e| e.allow_domain("b.com")), Err(ErrorKind::PolicyDenied));
+    assert_eq!(network(strict, |e| e.allow_domain("a.b.com:22")), Err(ErrorKind::PolicyDenied));
+    let http = listed(Some(&[80]), Some(&["a.b.com:80"]));
+    assert_eq!(network(strict, |e| e.allow_domain("a.b.com:80")), Ok(http));
+    let mut nothing = ls().sandbox();
+    (nothing.allowed_ports, nothing.allowed_domains) = (Some(vec![]), Some(vec![]));
+    let spec = granted("{}", |_| nothing).unwrap();
+    assert_eq!(spec.network, listed(Some(&[]), Some(&[])));
+}
+
+#[test]
+fn a_list_for_no_network_is_refused() {
+    for exec in [ls().allow_port(1), ls().allow_domain("a.b"), ls().allow_host("a.b")] {
+        let exec = exec.sandbox().allow_network(false);
+        assert_eq!(kind(&Settings::default(), exec), ErrorKind::InvalidRequest);
+    }
+    for exec in [ls().allow_port(0), ls().allow_domain("http://a"), ls().allow_host("a b")] {
+        assert_eq!(kind(&Settings::default(), exec.sandbox()), ErrorKind::InvalidRequest);
+    }
+}
+
+#[test]
+fn private_services_are_those_of_the_settings_when_they_list_any() {
+    let hosts =
+        |settings: &str, ask: fn(Exec) -> Exec| granted(settings, ask).map(|s| s.allowed_hosts);
+    let ask = |exec: Exec| exec.allow_host("10.0.0.5:5432");
+    assert_eq!(hosts("{}", ask).unwrap(), ["10.0.0.5:5432"]);
+    assert_eq!(hosts("{}", |e| e).unwrap(), [""; 0]);
+    assert_eq!(hosts("{allowed_hosts: ['10.0.0.0/8']}", ask).unwrap(), ["10.0.0.5:5432"]);
+    assert_eq!(hosts("{allowed_hosts: ['10.0.0.0/8']}", |e| e).unwrap(), ["10.0.0.0/8"]);
+    assert_eq!(hosts("{allowed_hosts: []}", ask), Err(ErrorKind::PolicyDenied));
+    assert_eq!(hosts("{allowed_hosts: ['10.0.0.5:22']}", ask), Err(ErrorKind::PolicyDenied));
+    assert_eq!(
+        hosts("{allowed_hosts: ['10.0.0.5'], allow_egress: false}", |e| e).unwrap(),
+        [""; 0]
+    );
 }
 
 #[test]
