@@ -236,13 +236,13 @@ impl Reader {
         Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
     }
 
-    /// The sandbox as it is found. One that is being deleted ends before it is gone, so one that has
-    /// ended is looked at again.
+    /// The sandbox as it stands when what broke the stream has come to its end: one that is being
+    /// deleted runs, and has then failed, before it is gone.
     async fn settled(&self) -> Result<Sandbox, Failure> {
         let end = Instant::now() + VANISHES;
         loop {
             let found = self.client.get(&self.sandbox).await?;
-            if found.status.state == SandboxState::Running || Instant::now() >= end {
+            if Instant::now() >= end {
                 return Ok(found);
             }
             sleep(VANISHES / 8).await;
