@@ -294,6 +294,8 @@ impl Shared {
             from.read_to_end(&mut body).await?;
             return to.write_all(&with_endpoint(&body, address)).await;
         }
+        // Without this the client would use the connection again.
+        let head = format!("{}connection: close\r\n\r\n", &head[..head.len() - 2]);
         to.write_all(head.as_bytes()).await?;
         if let Some(Fault::Inject(bytes)) = &fault {
             to.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
