@@ -93,7 +93,7 @@ async fn end_somehow(engine: &Engine, random: u64) {
             let mut wait = pin!(process.wait());
             if timeout(pause, &mut wait).await.is_err() {
                 handle.cancel();
-                drop(wait);
+                assert_eq!(wait.await.unwrap().status, Status::Cancelled);
             }
         }
     }
@@ -129,7 +129,6 @@ fn what_a_killed_owner_leaves_expires_within_minutes() {
 
 /// Holds a sandbox until it is killed.
 fn own(url: &str) {
-    use std::io::Write;
     let mut settings = openbrain::Settings::default();
     let sandbox = &mut settings.security.sandbox;
     sandbox.server_url = Some(url.to_owned());
@@ -140,7 +139,7 @@ fn own(url: &str) {
         let exec = shell("echo up; exec sleep 1000");
         let mut process = Engine::new(settings).spawn(exec).await.unwrap();
         until(&mut process, "up").await;
-        writeln!(std::io::stdout(), "\nup").unwrap();
+        println!("\nup");
         process.wait().await.unwrap();
     });
 }
