@@ -34,6 +34,7 @@ use crate::sys::number;
 pub const SIGCHLD: usize = 17;
 const SIGKILL: usize = 9;
 pub const EAGAIN: isize = -11;
+pub const ECONNRESET: isize = -104;
 pub const EINTR: isize = -4;
 const ESTALE: isize = -116;
 pub const ENOENT: isize = -2;

@@ -13,6 +13,10 @@ const QUOTED: usize = 200;
 /// How much of the server's own words an error tells, in characters.
 const TOLD: usize = 2000;
 
+/// What to do when nobody knows how far a command came.
+pub(super) const LOOK: &str =
+    "part of the command may have run; look at what it did before running it again";
+
 /// Why a server or an agent did not do what it was asked.
 ///
 /// Its text names the operation, the place, the server's own words and the request's id; keys and
@@ -162,8 +166,10 @@ impl Failure {
             FailureKind::ServerFailed => self.0.context.plane == Plane::Server,
             _ => false,
         };
-        let kind = if lost { ErrorKind::SandboxLost } else { self.error_kind() };
-        self.into_error(kind)
+        if !lost {
+            return self.into();
+        }
+        self.into_error(ErrorKind::SandboxLost).with_remedy(LOOK)
     }
 
     pub(super) fn new(kind: FailureKind, context: &Context, words: impl AsRef<str>) -> Self {
@@ -418,6 +424,11 @@ fn remedy_for_server(kind: FailureKind) -> Option<&'static str> {
              then `opensandbox-server`; or correct `security.sandbox.server_url`"
         }
         FailureKind::NotOpenSandbox => "correct `security.sandbox.server_url`",
+        FailureKind::TimedOut => {
+            "look at the server's log; to wait longer, set `request_timeout_seconds` or \
+             `start_timeout_seconds` below `security.sandbox`"
+        }
+        FailureKind::Lost => "see that the server runs, and look at its log; then try again",
         FailureKind::Tls => {
             "install the authority's certificate on this machine or name its file, and check that \
              `security.sandbox.server_url` says `http` or `https` as the server does"
@@ -456,6 +467,14 @@ fn remedy_for_agent(kind: FailureKind) -> Option<&'static str> {
     let remedy = match kind {
         FailureKind::Unreachable | FailureKind::TimedOut => {
             "if the sandbox's ports cannot be reached from here, use `use_server_proxy`"
+        }
+        FailureKind::Surprise => {
+            "see what answers in the agent's place: a proxy on the way, or another agent in the \
+             server's `execd_image`"
+        }
+        FailureKind::ServerFailed => {
+            "see that the sandbox's /tmp can be written to and is not full, and look at the log of \
+             its container"
         }
         _ => return None,
     };

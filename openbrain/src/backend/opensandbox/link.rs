@@ -1,22 +1,23 @@
 //! The way to a bridge: parcels come out of the agent's stream of events, letters and pieces of
 //! standard input go in as files.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep},
 };
 
 use super::{
     agent::{Agent, CommandStream},
     client::Client,
-    failure::Failure,
+    failure::{Failure, LOOK},
     files::Upload,
     job::WINDOW,
     parcel::{Damage, Parcel, Parcels},
-    wire::{AgentEvent, Completion, RunCommand, SandboxState},
+    wire::{AgentEvent, Completion, RunCommand, Sandbox, SandboxState},
 };
 use crate::{
     backend::helper::wire::{self, Letter, Report, bridge, letter, report},
@@ -34,6 +35,9 @@ const PIECE: usize = 512 << 10;
 
 /// How much is between a stream and its reader here.
 pub(super) const BUFFER: usize = 256 << 10;
+
+/// How long a sandbox that is being deleted may still be found.
+const VANISHES: Duration = Duration::from_secs(2);
 
 /// How much of what an agent says by itself is kept.
 const KEPT: usize = 4096;
@@ -223,7 +227,7 @@ impl Reader {
     /// Asks the server what became of the sandbox.
     async fn explain(&self, error: Error) -> Error {
         let id = &self.sandbox;
-        let what = match self.client.get(id).await {
+        let what = match self.settled().await {
             Ok(sandbox) => match sandbox.status.state {
                 SandboxState::Running => return error,
                 state => {
@@ -236,9 +240,20 @@ impl Reader {
             }
             Err(failure) => failure.to_string(),
         };
-        Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(
-            "part of the command may have run; look at what it did before running it again",
-        )
+        Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
+    }
+
+    /// The sandbox as it stands when what broke the stream has come to its end: one that is being
+    /// deleted runs, and has then failed, before it is gone.
+    async fn settled(&self) -> Result<Sandbox, Failure> {
+        let end = Instant::now() + VANISHES;
+        loop {
+            let found = self.client.get(&self.sandbox).await?;
+            if Instant::now() >= end {
+                return Ok(found);
+            }
+            sleep(VANISHES / 8).await;
+        }
     }
 }
 
