@@ -44,6 +44,7 @@ bench:
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
+	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
 
 # The long abuse tests.

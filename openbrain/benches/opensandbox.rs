@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -18,8 +18,11 @@ use openbrain::{
     opensandbox::{Agent, Client, Completion, Connection, CreateSandbox, RunCommand},
 };
 
+/// The SDK, in a process of its own.
 struct Peer {
-    input: ChildStdin,
+    child: Child,
+    /// Its end is the end of the process.
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -129,15 +132,22 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { input, output: BufReader::new(output) }
+        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
+        Self { child, input, output: BufReader::new(output) }
     }
 
     fn ask(&mut self, what: &str) -> Duration {
-        writeln!(self.input, "{what}").unwrap();
+        writeln!(self.input.as_ref().unwrap(), "{what}").unwrap();
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         Duration::from_secs_f64(line.trim().parse().unwrap())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.wait();
     }
 }
 

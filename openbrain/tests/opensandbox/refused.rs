@@ -136,7 +136,7 @@ fn ports_are_refused_before_anything_is_made() {
     run("ports", async |lab: &Lab| {
         let restrict = |settings: &mut Settings| {
             settings.security.sandbox.network.restrict_egress = true;
-            settings.security.sandbox.network.allowed_ports = vec![443];
+            settings.security.sandbox.network.allowed_ports = Some(vec![443]);
         };
         let error = error(lab, restrict, shell("true")).await;
         assert_error(&error, "invalid_request", &["cannot restrict ports"], "allowed_domains");

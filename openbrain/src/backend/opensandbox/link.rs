@@ -90,13 +90,6 @@ impl Bridge {
         }
     }
 
-    /// Lets [`Bridge::next`] return these first, in their order.
-    pub(super) fn give_back(&mut self, parcels: Vec<Parcel>) {
-        for parcel in parcels.into_iter().rev() {
-            self.waiting.push_front(parcel);
-        }
-    }
-
     /// What was said that is from no bridge.
     pub(super) fn words(&self) -> String {
         format!("{}{}", self.parcels.rest(), self.words).trim().to_owned()

@@ -138,16 +138,11 @@ async fn start(
     });
     agent.upload(files.collect()).await?;
     let mut bridge = Bridge::start(&agent, &directory).await?;
-    // A command may say something before it is reported as started.
-    let mut early = Vec::new();
     loop {
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
-            Heard::Parcel(parcel) => {
-                early.push(parcel);
-                continue;
-            }
-            Heard::End(_) => return Err(cannot_run(&bridge.words())),
+            // A bridge says nothing else before.
+            Heard::Parcel(_) | Heard::End(_) => return Err(cannot_run(&bridge.words())),
         };
         match helper::start(&report, &job.program) {
             Some(Ok(())) => break,
@@ -158,7 +153,6 @@ async fn start(
             None => {}
         }
     }
-    bridge.give_back(early);
     let (letters, carry) = Letters::new(agent.clone(), directory.clone());
     tokio::spawn(carry);
     let pieces = Arc::new(Semaphore::new(bridge::PIECES));
