@@ -19,6 +19,7 @@ test sets in `env` when it creates the sandbox:
     AGENT_HUGE=N             One stdout event of N letters `x` after the first event.
     AGENT_NO_TERMINAL=1      End a stream without its terminal event.
     AGENT_DUP=1              Send the terminal event twice.
+    AGENT_NO_MODES=1         Ignore the modes of uploaded files: nothing uploaded can be executed.
 
 Commands do not see these variables. `EXECD_ACCESS_TOKEN` demands the token, as in the real agent.
 """
@@ -625,7 +626,7 @@ def name_of(lookup, number):
 
 def apply_permission(path, permission):
     mode = permission.get("mode")
-    if mode:
+    if mode and not setting("NO_MODES"):
         os.chmod(path, int(str(mode), 8))
     owner, group = permission.get("owner") or None, permission.get("group") or None
     if owner or group:

@@ -171,3 +171,40 @@ fn output_that_is_from_nobody_is_refused() {
 fn an_event_without_end_is_refused() {
     fails("endless", ("AGENT_HUGE", "40000000"), "sandbox_unavailable", &["too long"]);
 }
+
+/// Where openbrain's helper cannot run, the agent's own words are all there is, and the result says so.
+fn plain(name: &str, contract: &str, is_exact: bool) {
+    run(name, async |lab: &Lab| {
+        lab.front.variable("AGENT_NO_MODES", "1");
+        lab.front.variable("AGENT_CONTRACT", contract);
+        let engine = lab.engine();
+        let script = "cat; echo one; echo; echo \"$MINE\"; pwd; echo err >&2; exit 3";
+        let exec = shell(script).stdin_bytes("in\n").env("MINE", "it's");
+        let output = engine.run(exec).await.unwrap();
+        assert_eq!(output.status, Status::Exited(3));
+        assert_eq!(output.stdout_text(), "in\none\n\nit's\n/workspace\n");
+        assert_eq!(output.stderr_text(), "err\n");
+        assert!(output.warnings[0].contains("cannot run openbrain's helper"), "{output:?}");
+        let lossy = output.warnings.iter().any(|warning| warning.contains("may have been lost"));
+        assert_eq!(lossy, !is_exact, "{:?}", output.warnings);
+        let output = engine.run(shell("kill -SEGV $$")).await.unwrap();
+        assert_eq!(output.status, Status::Signaled(11));
+        let late = shell("echo so far; sleep 1000").timeout(Duration::from_millis(500));
+        let output = engine.run(late).await.unwrap();
+        assert_eq!((output.status, output.stdout_text().as_str()), (Status::TimedOut, "so far\n"));
+        let long = format!("print(len('{}'))", "x".repeat(200 << 10));
+        assert_eq!(engine.run(python(&long)).await.unwrap().stdout_text(), "204800\n");
+        let (error, _) = lab.error(&engine, shell("cat").stdin(openbrain::Stdin::Pipe)).await;
+        assert_error(&error, "sandbox_unavailable", &["live input"], "architecture");
+    });
+}
+
+#[test]
+fn without_the_helper_a_newer_agents_words_are_kept() {
+    plain("plain-new", "new", true);
+}
+
+#[test]
+fn without_the_helper_an_older_agents_lines_are_restored() {
+    plain("plain-old", "old", false);
+}

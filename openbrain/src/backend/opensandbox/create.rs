@@ -199,15 +199,17 @@ pub(super) fn check_policy(wanted: &NetworkPolicy, found: &NetworkPolicyState) -
 }
 
 /// What the server enforces around the command.
-pub(super) fn isolation(spec: &Spec, sandbox: &SandboxSpec) -> Isolation {
+pub(super) fn isolation(spec: &Spec, sandbox: &SandboxSpec, server: &ServerSpec) -> Isolation {
+    // A pool's sandbox was made before, with whatever limits the pool has.
+    let is_made = !server.extensions.contains_key("poolRef");
     let network = match &sandbox.network {
         Network::None => "none",
         Network::Listed { domains: Some(_), .. } => "listed names",
         Network::Public | Network::Listed { .. } => "that of the server's containers",
     };
     let limits = [
-        ("memory", spec.limits.memory.is_some(), "the server"),
-        ("cpus", spec.limits.cpus.is_some(), "the server"),
+        ("memory", spec.limits.memory.is_some() && is_made, "the server"),
+        ("cpus", spec.limits.cpus.is_some() && is_made, "the server"),
         ("open_files", spec.limits.open_files.is_some(), "rlimit"),
         ("output", spec.limits.output.is_some(), "collection"),
     ];
@@ -220,3 +222,6 @@ pub(super) fn isolation(spec: &Spec, sandbox: &SandboxSpec) -> Isolation {
         ..Isolation::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,12 @@ pub(super) const WINDOW: u64 = 2 << 20;
 pub(super) struct Job {
     /// The system calls, to explain the one that fails.
     pub(super) program: Program,
-    /// What will be executed, for messages.
-    pub(super) name: String,
+    /// What will be executed.
+    pub(super) argv: Vec<String>,
+    /// Whether a program that is too long for an argument is among the files.
+    pub(super) has_script: bool,
+    /// Whether standard input is.
+    pub(super) has_input: bool,
     pub(super) files: Vec<JobFile>,
     /// What is read while the command runs.
     pub(super) source: Source,
@@ -85,9 +89,9 @@ impl Job {
             plain(bridge::PLAN, Content::Bytes(program.encode())),
         ];
         files.extend(script.file.map(|file| plain(bridge::SCRIPT, Content::Bytes(file))));
+        let has_input = stdin.is_some();
         files.extend(stdin.map(|content| plain(bridge::INPUT, content)));
-        let name = script.argv[0].clone();
-        Ok(Self { program, name, files, source })
+        Ok(Self { program, argv: script.argv, has_script, has_input, files, source })
     }
 }
 

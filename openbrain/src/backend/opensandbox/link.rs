@@ -20,7 +20,13 @@ use super::{
     wire::{AgentEvent, Completion, RunCommand, Sandbox, SandboxState},
 };
 use crate::{
-    backend::helper::wire::{self, Letter, Report, bridge, letter, report},
+    backend::{
+        Ended,
+        helper::{
+            self,
+            wire::{self, Letter, bridge, letter, report},
+        },
+    },
     error::{Error, ErrorKind, Result},
 };
 
@@ -117,8 +123,8 @@ pub(super) enum Stream {
     Stderr,
 }
 
-/// The command's end, as its bridge reported it.
-pub(super) type End = Result<Report>;
+/// The command's end, as its reader saw it.
+pub(super) type End = Result<Ended>;
 
 /// What the reader of a bridge works with.
 pub(super) struct Reader {
@@ -142,7 +148,7 @@ impl Reader {
         let end = self.pass_on().await;
         let end = match end {
             Err(error) if error.kind() == ErrorKind::SandboxLost && !*self.killed.borrow() => {
-                Err(self.explain(error).await)
+                Err(explain(&self.client, &self.sandbox, error).await)
             }
             end => end,
         };
@@ -166,7 +172,9 @@ impl Reader {
                 Heard::End(completion) => return Err(self.ended_early(completion)),
             };
             match parcel {
-                Parcel::Report(found) if found.kind == report::ENDED => return Ok(found),
+                Parcel::Report(found) if found.kind == report::ENDED => {
+                    return Ok(helper::ended(&found, None));
+                }
                 Parcel::Report(_) => {}
                 Parcel::Stdout(bytes) => taken += self.deliver(Stream::Stdout, bytes).await,
                 Parcel::Stderr(bytes) => taken += self.deliver(Stream::Stderr, bytes).await,
@@ -216,37 +224,36 @@ impl Reader {
         )
         .with_remedy("part of the command may have run; check the sandbox's memory limit")
     }
+}
 
-    /// Asks the server what became of the sandbox.
-    async fn explain(&self, error: Error) -> Error {
-        let id = &self.sandbox;
-        let what = match self.settled().await {
-            Ok(sandbox) => match sandbox.status.state {
-                SandboxState::Running => return error,
-                state => {
-                    let why = sandbox.status.message.or(sandbox.status.reason).unwrap_or_default();
-                    format!("sandbox {id} is {}: {why}", state.as_str())
-                }
-            },
-            Err(failure) if failure.kind() == super::FailureKind::NotFound => {
-                format!("sandbox {id} is gone: it has expired or somebody deleted it")
+/// Asks the server what became of the sandbox.
+pub(super) async fn explain(client: &Client, id: &str, error: Error) -> Error {
+    let what = match settled(client, id).await {
+        Ok(sandbox) => match sandbox.status.state {
+            SandboxState::Running => return error,
+            state => {
+                let why = sandbox.status.message.or(sandbox.status.reason).unwrap_or_default();
+                format!("sandbox {id} is {}: {why}", state.as_str())
             }
-            Err(failure) => failure.to_string(),
-        };
-        Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
-    }
-
-    /// The sandbox as it stands when what broke the stream has come to its end: one that is being
-    /// deleted runs, and has then failed, before it is gone.
-    async fn settled(&self) -> Result<Sandbox, Failure> {
-        let end = Instant::now() + VANISHES;
-        loop {
-            let found = self.client.get(&self.sandbox).await?;
-            if Instant::now() >= end {
-                return Ok(found);
-            }
-            sleep(VANISHES / 8).await;
+        },
+        Err(failure) if failure.kind() == super::FailureKind::NotFound => {
+            format!("sandbox {id} is gone: it has expired or somebody deleted it")
         }
+        Err(failure) => failure.to_string(),
+    };
+    Error::new(ErrorKind::SandboxLost, format!("{what} ({error})")).with_remedy(LOOK)
+}
+
+/// The sandbox as it stands when what broke the stream has come to its end: one that is being
+/// deleted runs, and has then failed, before it is gone.
+async fn settled(client: &Client, id: &str) -> Result<Sandbox, Failure> {
+    let end = Instant::now() + VANISHES;
+    loop {
+        let found = client.get(id).await?;
+        if Instant::now() >= end {
+            return Ok(found);
+        }
+        sleep(VANISHES / 8).await;
     }
 }
 
@@ -255,9 +262,15 @@ impl Reader {
 pub(super) struct Letters(mpsc::Sender<Letter>);
 
 impl Letters {
+    /// A way for letters, and where they arrive.
+    pub(super) fn channel() -> (Self, mpsc::Receiver<Letter>) {
+        let (sender, letters) = mpsc::channel(LETTERS);
+        (Self(sender), letters)
+    }
+
     /// A way to the bridge in `directory`; the future carries the letters until nobody can send any.
     pub(super) fn new(agent: Agent, directory: String) -> (Self, impl Future<Output = ()>) {
-        let (sender, mut letters) = mpsc::channel(LETTERS);
+        let (sender, mut letters) = Self::channel();
         let carry = async move {
             let mut number = 0u64;
             let mut batch = Vec::new();
@@ -270,7 +283,7 @@ impl Letters {
                 number += 1;
             }
         };
-        (Self(sender), carry)
+        (sender, carry)
     }
 
     /// More letters than can wait are signals from somebody who sends them faster than the command

@@ -46,6 +46,7 @@ mod keeper;
 mod link;
 mod owned;
 mod parcel;
+mod plain;
 mod ready;
 mod run;
 

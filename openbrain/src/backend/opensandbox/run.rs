@@ -20,8 +20,8 @@ use super::{
     keeper::Lease,
     link::{BUFFER, Bridge, End, Heard, Letters, Reader, feed},
     parcel::Parcel,
-    ready,
-    wire::Permission,
+    plain, ready,
+    wire::{AgentEvent, Permission},
 };
 use crate::{
     backend::{
@@ -60,14 +60,14 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
         }
         let agent = ready::agent(&client, lease.id(), server.start_timeout).await?;
         let directory = format!("{DIRECTORY}/{run}");
-        start(job, &client, lease.id(), agent, directory).await
+        start(spec, job, &client, lease.id(), agent, directory).await
     };
     match start.await {
         Ok(started) => Ok(Running {
             backend: BackendName::Opensandbox,
             sandbox_id: Some(lease.id().to_owned()),
-            isolation: create::isolation(spec, sandbox),
-            warnings: Vec::new(),
+            isolation: create::isolation(spec, sandbox, server),
+            warnings: started.warnings,
             stdin: started.stdin,
             stdout: Some(Box::new(started.stdout)),
             stderr: Some(Box::new(started.stderr)),
@@ -118,16 +118,18 @@ struct Started {
     letters: Letters,
     end: oneshot::Receiver<End>,
     kill: watch::Sender<bool>,
+    warnings: Vec<String>,
 }
 
 async fn start(
-    job: Job,
+    spec: &Spec,
+    mut job: Job,
     client: &Client,
     sandbox: &str,
     agent: Agent,
     directory: String,
 ) -> Result<Started> {
-    let files = job.files.into_iter().map(|file| {
+    let files = job.files.drain(..).map(|file| {
         let path = format!("{directory}/{}", file.name);
         let upload = match file.content {
             Content::Static(bytes) => Upload::bytes(path, Bytes::from_static(bytes)),
@@ -142,13 +144,16 @@ async fn start(
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
             // A bridge says nothing else before.
-            Heard::Parcel(_) | Heard::End(_) => return Err(cannot_run(&bridge.words())),
+            Heard::Parcel(_) | Heard::End(_) => {
+                let why = bridge.words();
+                return start_plain(spec, &job, client, sandbox, agent, &directory, &why).await;
+            }
         };
         match helper::start(&report, &job.program) {
             Some(Ok(())) => break,
             Some(Err(failure)) => {
                 let machine = |what, e| Error::unavailable(format!("cannot {what}")).with_source(e);
-                return Err(failure.into_error(&job.name, machine));
+                return Err(failure.into_error(&job.argv[0], machine));
             }
             None => {}
         }
@@ -180,7 +185,38 @@ async fn start(
         end: sender,
     };
     tokio::spawn(reader.read());
-    Ok(Started { stdin: writer, stdout, stderr, letters, end, kill })
+    let warnings = Vec::new();
+    Ok(Started { stdin: writer, stdout, stderr, letters, end, kill, warnings })
+}
+
+/// Starts the command without a bridge, and says why.
+async fn start_plain(
+    spec: &Spec,
+    job: &Job,
+    client: &Client,
+    sandbox: &str,
+    agent: Agent,
+    directory: &str,
+    why: &str,
+) -> Result<Started> {
+    let command = plain::command(spec, job, directory, why)?;
+    let mut stream = agent.run(&command).await?;
+    let id = loop {
+        match stream.next().await? {
+            Some(AgentEvent::Init { id }) => break id,
+            Some(AgentEvent::Ping) => {}
+            other => return Err(cannot_run(&format!("the agent says {other:?}"))),
+        }
+    };
+    let (letters, received) = Letters::channel();
+    tokio::spawn(plain::obey(agent, id, received));
+    let ((stdout, out), (stderr, err)) = (duplex(BUFFER), duplex(BUFFER));
+    let (sender, end) = oneshot::channel();
+    let (client, sandbox) = (client.clone(), sandbox.to_owned());
+    let reader = plain::Reader { client, sandbox, stream, stdout: out, stderr: err, end: sender };
+    tokio::spawn(reader.read());
+    let (kill, warnings) = (watch::channel(false).0, vec![plain::warning(why)]);
+    Ok(Started { stdin: None, stdout, stderr, letters, end, kill, warnings })
 }
 
 /// Copies a descriptor of the host to standard input.
@@ -194,9 +230,8 @@ fn read_host(fd: OwnedFd, mut to: DuplexStream) -> Result<()> {
 }
 
 fn cannot_run(words: &str) -> Error {
-    Error::unavailable(format!("the sandbox cannot run openbrain's helper: {words}")).with_remedy(
-        "the image needs `sh`, a /tmp whose files can be executed, and this machine's architecture",
-    )
+    Error::unavailable(format!("the agent does not run the command: {words}"))
+        .with_remedy("check that the image has `sh`")
 }
 
 /// A command on a server.
@@ -247,7 +282,7 @@ impl Control for Remote {
             tokio::select! {
                 biased;
                 end = &mut self.end => match end {
-                    Ok(Ok(report)) => Ok(helper::ended(&report, None)),
+                    Ok(Ok(ended)) => Ok(ended),
                     // What a kill tears down is no loss.
                     _ if self.lease.is_none() => Ok(killed()),
                     Ok(Err(error)) => Err(error),
