@@ -11,6 +11,7 @@ use super::{
     agent::{Agent, CommandStream},
     client::Client,
     failure::Failure,
+    files::Upload,
     job::{Job, Source},
     link::{End, explain},
     text::OutputText,
@@ -28,8 +29,14 @@ use crate::{
     spec::Spec,
 };
 
-/// What is different for a job that the agent runs itself, or why it cannot.
-pub(super) fn command(spec: &Spec, job: &Job, directory: &str, why: &str) -> Result<RunCommand> {
+/// A job that the agent runs itself: the command, and the file that it reads, because a script and its
+/// quotes may together be too long for an argument. Or why the agent cannot.
+pub(super) fn command(
+    spec: &Spec,
+    job: &Job,
+    directory: &str,
+    why: &str,
+) -> Result<(RunCommand, Upload)> {
     if spec.tty.is_some() || !matches!(job.source, Source::Nothing) {
         return Err(Error::unavailable(format!(
             "the sandbox cannot run openbrain's helper, which a terminal and live input need: {why}"
@@ -56,14 +63,15 @@ pub(super) fn command(spec: &Spec, job: &Job, directory: &str, why: &str) -> Res
     if job.has_input {
         line += &format!(" <{directory}/{}", bridge::INPUT);
     }
-    let mut command = RunCommand::shell(line);
+    let path = format!("{directory}/line");
+    let mut command = RunCommand::shell(format!(". {path}"));
     command.cwd = Some(match &spec.workdir {
         Some(workdir) => workdir.to_string_lossy().into_owned(),
         None => "/".into(),
     });
     let secret = |(name, value): (&String, &String)| (name.clone(), Secret::new(value));
     command.env = spec.env.iter().map(secret).collect();
-    Ok(command)
+    Ok((command, Upload::bytes(path, line)))
 }
 
 /// What the caller should know of such a run.

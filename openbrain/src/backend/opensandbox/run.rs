@@ -199,7 +199,8 @@ async fn start_plain(
     directory: &str,
     why: &str,
 ) -> Result<Started> {
-    let command = plain::command(spec, job, directory, why)?;
+    let (command, line) = plain::command(spec, job, directory, why)?;
+    agent.upload(vec![line]).await?;
     let mut stream = agent.run(&command).await?;
     let id = loop {
         match stream.next().await? {
