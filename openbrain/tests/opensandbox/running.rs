@@ -53,3 +53,18 @@ fn a_container_that_is_killed_is_lost() {
         lost(process, "is Failed").await;
     });
 }
+
+/// The helper is gone before, or just after, it has told of the start: the command never runs twice.
+#[test]
+fn a_command_whose_helper_is_killed_at_once_runs_once() {
+    run("helper-killed", async |lab: &Lab| {
+        let directory = tempfile::tempdir().unwrap();
+        // The parent of the guard, whose child the command is.
+        let script = "echo ran >> ran; kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); sleep 60";
+        let exec = shell(script).mount(directory.path());
+        let (error, _) = lab.error(&lab.engine(), exec).await;
+        assert_error(&error, "sandbox_lost", &["helper in the sandbox"], "part of the command");
+        let ran = std::fs::read_to_string(directory.path().join("ran")).unwrap();
+        assert_eq!(ran, "ran\n");
+    });
+}

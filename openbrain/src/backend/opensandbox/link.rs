@@ -96,6 +96,20 @@ impl Bridge {
         }
     }
 
+    /// What it means that the bridge is gone and the command's end was not told.
+    pub(super) fn ended_early(&self, completion: Completion) -> Error {
+        let how = match completion {
+            Completion::Exited(code) => format!("exited with code {code}"),
+            Completion::Killed { .. } => "was killed".into(),
+            Completion::NotStarted { reason } => format!("was not started: {reason}"),
+        };
+        Error::new(
+            ErrorKind::SandboxLost,
+            format!("openbrain's helper in the sandbox {how}. {}", self.words()),
+        )
+        .with_remedy("part of the command may have run; check the sandbox's memory limit")
+    }
+
     /// What was said that is from no bridge.
     pub(super) fn words(&self) -> String {
         format!("{}{}", self.parcels.rest(), self.words).trim().to_owned()
@@ -169,7 +183,7 @@ impl Reader {
         loop {
             let parcel = match self.bridge.next().await? {
                 Heard::Parcel(parcel) => parcel,
-                Heard::End(completion) => return Err(self.ended_early(completion)),
+                Heard::End(completion) => return Err(self.bridge.ended_early(completion)),
             };
             match parcel {
                 Parcel::Report(found) if found.kind == report::ENDED => {
@@ -210,19 +224,6 @@ impl Reader {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         }
-    }
-
-    fn ended_early(&self, completion: Completion) -> Error {
-        let how = match completion {
-            Completion::Exited(code) => format!("exited with code {code}"),
-            Completion::Killed { .. } => "was killed".into(),
-            Completion::NotStarted { reason } => format!("was not started: {reason}"),
-        };
-        Error::new(
-            ErrorKind::SandboxLost,
-            format!("openbrain's helper in the sandbox {how}. {}", self.bridge.words()),
-        )
-        .with_remedy("part of the command may have run; check the sandbox's memory limit")
     }
 }
 

@@ -1,6 +1,6 @@
 //! One run on a server: create, wait for the agent, upload, start, and delete whatever happens.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -21,7 +21,7 @@ use super::{
     link::{BUFFER, Bridge, End, Heard, Letters, Reader, feed},
     parcel::Parcel,
     plain, ready,
-    wire::{AgentEvent, Permission},
+    wire::{AgentEvent, Completion, Permission},
 };
 use crate::{
     backend::{
@@ -41,6 +41,10 @@ const DELETION: Duration = Duration::from_secs(10);
 
 /// Where the files of bridges are, in a sandbox.
 const DIRECTORY: &str = "/tmp/.openbrain";
+
+/// Exit codes with which surely nothing has run: those of a bridge that cannot begin (from 121), and the
+/// shell's, which cannot execute it.
+const NEVER_STARTED: RangeInclusive<i32> = 121..=127;
 
 pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
     let Place::Opensandbox(sandbox, server) = &spec.place else {
@@ -143,11 +147,13 @@ async fn start(
     loop {
         let report = match bridge.next().await? {
             Heard::Parcel(Parcel::Report(report)) => report,
-            // A bridge says nothing else before.
-            Heard::Parcel(_) | Heard::End(_) => {
+            Heard::End(Completion::Exited(code)) if NEVER_STARTED.contains(&code) => {
                 let why = bridge.words();
                 return start_plain(spec, &job, client, sandbox, agent, &directory, &why).await;
             }
+            // The command may have run, and must not run again.
+            Heard::End(completion) => return Err(bridge.ended_early(completion)),
+            Heard::Parcel(_) => return Err(cannot_run("its helper does not tell of the start")),
         };
         match helper::start(&report, &job.program) {
             Some(Ok(())) => break,
