@@ -133,7 +133,8 @@ fn write(path: &Path, force: bool) -> io::Result<()> {
 
 /// Prints where settings files are looked for, the strongest first.
 fn places() -> Result<()> {
-    let Sources { explicit, project, user, env, home: _, flags: _ } = Sources::from_process()?;
+    let Sources { explicit, project, user, env, home: _, state: _, flags: _ } =
+        Sources::from_process()?;
     let named = explicit.or_else(|| env.get("OPENBRAIN_CONFIG").map(PathBuf::from));
     let lines = [("named", named), ("project", project), ("user", user)]
         .into_iter()

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::output::Output;
 
@@ -29,7 +30,7 @@ pub struct Recorder {
 }
 
 /// One line of an event stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// Number of the record, from 1, without gaps.
     pub seq: u64,
@@ -41,7 +42,7 @@ pub struct Record {
 }
 
 /// What a [`Record`] says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RecordKind {
     /// Text of standard output.
@@ -56,7 +57,7 @@ pub enum RecordKind {
 }
 
 /// Bytes of a stream in JSON.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Valid UTF-8.
