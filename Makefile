@@ -47,6 +47,7 @@ bench:
 	cargo bench -p openbrain --bench stream
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
+	cargo bench -p openbrain-cli --bench serve
 
 # The long abuse tests.
 soak:

@@ -38,7 +38,7 @@ pub(crate) enum LogLevel {
     Debug,
 }
 
-/// The log of this process. What is on its way to a collector is sent when this is dropped.
+/// The log of this process.
 #[derive(Debug)]
 pub(crate) struct Log {
     #[cfg(feature = "otlp")]
@@ -70,6 +70,9 @@ impl Log {
             _traces,
         })
     }
+
+    /// Sends what is on its way to a collector.
+    pub(crate) fn finish(self) {}
 }
 
 impl From<LogLevel> for LevelFilter {

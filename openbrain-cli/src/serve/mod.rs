@@ -67,7 +67,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
         // It may be gone already.
         let _ = fs::remove_file(socket);
     }
-    drop(log);
+    log.finish();
     settle::wait(true);
     result.map(|()| exit::SUCCESS)
 }
