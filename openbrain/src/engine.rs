@@ -1,6 +1,6 @@
 //! The one place that knows every backend, and the verbs that users call.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use crate::{
     backend::{
@@ -29,6 +29,8 @@ pub struct Engine {
     caller: Caller,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
+    /// What direct commands inherit in place of the environment of this process.
+    environment: Option<Arc<[(OsString, OsString)]>>,
 }
 
 impl Engine {
@@ -63,6 +65,18 @@ impl Engine {
         Self { caller, ..self.clone() }
     }
 
+    /// The same engine, whose direct commands inherit these variables in place of the environment
+    /// of this process.
+    ///
+    /// For hosts that change their environment while other threads start commands, as interpreters
+    /// do: reading it is not safe there (`setenv(3)`), so they pass a copy on.
+    pub fn with_environment(
+        &self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        Self { environment: Some(variables.into_iter().collect()), ..self.clone() }
+    }
+
     /// Starts a command and returns its running process.
     ///
     /// Needs a tokio runtime with I/O and time enabled.
@@ -74,10 +88,18 @@ impl Engine {
         let spec = self.settings.resolve_for(exec, &self.caller)?;
         let backend = match &self.backend {
             Some(backend) => Arc::clone(backend),
-            None => backend(&spec.place)?,
+            None => self.backend_of(&spec.place),
         };
         let running = backend.spawn(&spec).await?;
         Ok(Process::start(running, &spec))
+    }
+
+    fn backend_of(&self, place: &Place) -> Arc<dyn Backend> {
+        match place {
+            Place::Direct => Arc::new(Direct { environment: self.environment.clone() }),
+            Place::Embedded(_) => Arc::new(Embedded),
+            Place::Opensandbox(..) => Arc::new(OpenSandbox),
+        }
     }
 
     /// Runs a command to its end and collects its output.
@@ -141,14 +163,6 @@ impl Exec {
     /// As [`Engine::load`] and [`Engine::run_blocking`].
     pub fn run_blocking(self) -> Result<Output> {
         Engine::load()?.run_blocking(self)
-    }
-}
-
-fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
-    match place {
-        Place::Direct => Ok(Arc::new(Direct)),
-        Place::Embedded(_) => Ok(Arc::new(Embedded)),
-        Place::Opensandbox(..) => Ok(Arc::new(OpenSandbox)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env, os::unix::ffi::OsStringExt};
 
-use openbrain::{ErrorKind, Exec};
+use openbrain::{Engine, ErrorKind, Exec, Settings};
 
 use crate::support::{Fixture, SECRET};
 
@@ -95,4 +95,15 @@ pub(crate) async fn a_secret_of_the_host_is_absent(f: &Fixture) {
 
 pub(crate) async fn a_variable_of_the_host_is_present(f: &Fixture) {
     f.alone(async || assert_eq!(environment(f, |exec| exec).await[SECRET.0], SECRET.1)).await;
+}
+
+#[test]
+fn a_direct_command_inherits_what_the_engine_was_given() {
+    let engine = Engine::new(Settings::default())
+        .with_environment([("GIVEN".into(), "yes".into()), ("PATH".into(), "/bin".into())]);
+    let exec = Exec::new("echo $GIVEN; env").env("SET", "1");
+    let output = engine.run_blocking(exec).unwrap();
+    let text = output.stdout_text();
+    assert!(text.starts_with("yes\n"), "{text}");
+    assert!(text.contains("\nSET=1\n") && !text.contains("\nHOME="), "{text}");
 }
