@@ -36,6 +36,10 @@ pub mod number {
     pub const PPOLL: usize = 271;
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
+    pub const MUNMAP: usize = 11;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const CLOSE_RANGE: usize = 436;
 }
 
@@ -73,6 +77,10 @@ pub mod number {
     pub const PPOLL: usize = 73;
     pub const SIGNALFD4: usize = 74;
     pub const DUP3: usize = 24;
+    pub const MUNMAP: usize = 215;
+    pub const CLOCK_GETTIME: usize = 113;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const CLOSE_RANGE: usize = 436;
 }
 

@@ -6,14 +6,16 @@ use crate::{
     backend::{
         Backend,
         direct::Direct,
-        embedded::Embedded,
+        embedded::{self, Embedded},
         helper,
         opensandbox::{self, OpenSandbox},
     },
     error::{Error, Result},
     exec::Exec,
+    new_sandbox::NewSandbox,
     output::Output,
     process::Process,
+    session::Sandbox,
     settings::Settings,
     spec::Place,
 };
@@ -91,6 +93,61 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn run_blocking(&self, exec: Exec) -> Result<Output> {
         blocking(self.run(exec))
+    }
+}
+
+impl Engine {
+    /// Creates a sandbox that stays open.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] says why the sandbox could not be made: nothing of it is left then.
+    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
+        let spec = self.settings.resolve_sandbox(new)?;
+        if self.backend.is_some() {
+            return Err(Error::unavailable(
+                "a backend of your own has no sandboxes that stay open",
+            ));
+        }
+        let session = match &spec.place {
+            Place::Embedded(_) => embedded::open(&spec).await?,
+            Place::Opensandbox(..) => {
+                return Err(Error::unavailable("an OpenSandbox server cannot do this yet")
+                    .with_remedy("use `runtime: embedded`"));
+            }
+            Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
+        };
+        Ok(Sandbox::new(session, spec))
+    }
+}
+
+impl NewSandbox {
+    /// Creates the sandbox with the settings of the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(self) -> Result<Sandbox> {
+        Engine::load()?.create(self).await
+    }
+}
+
+impl Sandbox {
+    /// Creates a sandbox of this image with the settings of the environment, which must name an
+    /// OpenSandbox server; [`Sandbox::builder`] is for everything else.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// let sandbox = openbrain::Sandbox::create("opensandbox/code-interpreter:v1.0.1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(image: impl Into<String>) -> Result<Self> {
+        Self::builder().image(image).create().await
     }
 }
 

@@ -22,6 +22,7 @@
 //! - [`Exec::spawn`] gives a [`Process`]: live events, standard input, signals. Dropping it kills the
 //!   command with everything that it started.
 //! - [`Exec::run_blocking`] is for programs without an async runtime.
+//! - [`Sandbox::run`] and [`Sandbox::spawn`] run a command in a sandbox that stays open.
 //! - [`Engine`] has the same verbs with [`Settings`] of your own.
 //!
 //! # Where a command runs
@@ -44,6 +45,7 @@ mod units;
 pub mod sandbox;
 
 mod exec;
+mod new_sandbox;
 mod output;
 mod script;
 pub mod settings;
@@ -52,6 +54,8 @@ mod spec;
 mod process;
 
 pub mod backend;
+
+mod session;
 
 mod doctor;
 mod engine;
@@ -66,6 +70,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
+    new_sandbox::NewSandbox,
     output::{BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Status},
     process::{ChildStdin, Handle, Process},
     sandbox::{
@@ -73,7 +78,8 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
+    session::Sandbox,
     settings::Settings,
-    spec::{Place, SandboxSpec, ServerSpec, Spec, System},
+    spec::{Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, parse_duration, parse_size},
 };

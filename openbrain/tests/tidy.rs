@@ -30,7 +30,7 @@ const KNOWN_DUPLICATES: [&str; 1] = ["getrandom"];
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 15] = [
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
     ("error", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
     ("units", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
     ("check", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
@@ -41,13 +41,45 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 15] = [
     ("event", &["exec", "settings", "process", "backend", "engine", "doctor"]),
     ("spec", &["settings", "process", "engine", "doctor"]),
     ("settings", &["process", "backend", "engine", "doctor"]),
-    ("process", &["settings", "engine", "doctor", "backend::direct", "backend::embedded"]),
-    ("backend/helper", &["settings", "process", "engine", "doctor", "backend::embedded"]),
-    ("backend/direct", &["settings", "process", "engine", "doctor", "backend::embedded"]),
-    ("backend/embedded", &["settings", "process", "engine", "doctor", "backend::direct"]),
+    ("new_sandbox", &["settings", "session", "process", "backend", "engine", "doctor"]),
+    (
+        "session",
+        &[
+            "settings",
+            "engine",
+            "doctor",
+            "backend::direct",
+            "backend::embedded",
+            "backend::opensandbox",
+        ],
+    ),
+    (
+        "process",
+        &["settings", "session", "engine", "doctor", "backend::direct", "backend::embedded"],
+    ),
+    (
+        "backend/helper",
+        &["settings", "session", "process", "engine", "doctor", "backend::embedded"],
+    ),
+    (
+        "backend/direct",
+        &["settings", "session", "process", "engine", "doctor", "backend::embedded"],
+    ),
+    (
+        "backend/embedded",
+        &["settings", "session", "process", "engine", "doctor", "backend::direct"],
+    ),
     (
         "backend/opensandbox",
-        &["settings", "process", "engine", "doctor", "backend::direct", "backend::embedded"],
+        &[
+            "settings",
+            "session",
+            "process",
+            "engine",
+            "doctor",
+            "backend::direct",
+            "backend::embedded",
+        ],
     ),
 ];
 
