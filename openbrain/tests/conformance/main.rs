@@ -20,8 +20,10 @@ mod host;
 mod limits;
 mod many;
 mod mounts;
+mod opened;
 mod programs;
 mod results;
+mod session;
 mod stdin;
 mod streams;
 mod terminal;
@@ -229,6 +231,38 @@ macro_rules! cases_of_every_sandbox {
     };
 }
 
+/// What holds in every sandbox that stays open.
+macro_rules! cases_of_every_session {
+    ($place:expr) => {
+        cases! {
+            $place, Beside;
+            session:
+                files_persist_between_commands,
+                every_command_has_the_environment_of_the_sandbox,
+                the_facts_of_a_sandbox_are_told,
+                a_background_process_outlives_its_command,
+                a_killed_command_takes_nobody_else_along,
+                commands_run_beside_each_other,
+                many_commands_run_one_after_the_other,
+                a_terminal_persists_nothing_and_finds_everything,
+                dropping_a_sandbox_leaves_nothing,
+                killing_a_sandbox_leaves_nothing,
+                the_time_of_a_sandbox_ends_it_though_nobody_looks,
+                a_renewed_sandbox_lives_on,
+                a_paused_sandbox_stands_still,
+                what_belongs_to_the_sandbox_is_refused,
+                a_command_that_cannot_start_harms_nobody,
+                an_abandoned_start_leaves_nothing,
+                a_kept_sandbox_lives_until_the_end_of_its_time,
+                a_killed_owner_leaves_what_it_has_kept,
+                a_mount_is_shared_with_every_command,
+                a_slow_reader_holds_nobody_else,
+                nothing_piles_up,
+            ;
+        }
+    };
+}
+
 mod direct {
     use crate::support::{
         Place::Direct,
@@ -270,6 +304,7 @@ mod embedded {
     cases_of_every_place!(Embedded);
     cases_of_this_machine!(Embedded);
     cases_of_every_sandbox!(Embedded);
+    cases_of_every_session!(Embedded);
     cases! {
         Embedded, Beside;
         environment:
@@ -279,11 +314,48 @@ mod embedded {
             what_is_written_belongs_to_the_owner,
             an_overlay_is_thrown_away,
         ;
+        session:
+            a_hundred_commands_at_once_are_all_right,
+        ;
         programs:
             git_works,
             make_and_cc_work,
             node_and_npm_work,
             pip_installs_what_is_mounted,
+        ;
+    }
+}
+
+/// Every command in a sandbox of its own that stays open.
+mod embedded_session {
+    use crate::support::{Place::EmbeddedSession, Sharing::Beside};
+
+    cases_of_every_place!(EmbeddedSession);
+    cases! {
+        EmbeddedSession, Beside;
+        host:
+            a_killed_host_leaves_nothing,
+        ;
+        environment:
+            a_secret_of_the_host_is_absent,
+            the_environment_is_clean,
+        ;
+        workdir:
+            the_workspace_is_the_default,
+            a_relative_directory_is_refused,
+            a_directory_of_a_mount_is_entered,
+        ;
+        background:
+            a_background_process_survives,
+            a_survivor_that_writes_does_not_hold_the_result,
+            a_survivor_that_never_pauses_does_not_hide_the_end,
+        ;
+        mounts:
+            a_workspace_is_written_through,
+            a_read_only_mount_is_never_written,
+            several_mounts_are_apart,
+            what_is_written_belongs_to_the_owner,
+            an_overlay_is_thrown_away,
         ;
     }
 }
