@@ -23,3 +23,4 @@ mod posture;
 mod processes;
 mod resources;
 mod secrets;
+mod session;
