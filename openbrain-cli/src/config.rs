@@ -32,6 +32,19 @@ pub(crate) fn run(command: ConfigCommand) -> Result<u8> {
 
 /// Loads the settings that hold here, with those of the command line above all others.
 pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded> {
+    Ok(Settings::load_from(&sources(args)?)?)
+}
+
+/// The same for a server, which may be told on the command line where to listen.
+pub(crate) fn load_for_server(args: &SettingsArgs, listen: Option<&str>) -> Result<Loaded> {
+    let mut sources = sources(args)?;
+    if let Some(listen) = listen {
+        sources = sources.flag("--listen", "server.listen", listen);
+    }
+    Ok(Settings::load_from(&sources)?)
+}
+
+fn sources(args: &SettingsArgs) -> Result<Sources> {
     let SettingsArgs {
         config,
         runtime,
@@ -63,7 +76,7 @@ pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded> {
             sources = sources.flag(flag, format!("security.sandbox.{key}"), value);
         }
     }
-    Ok(Settings::load_from(&sources)?)
+    Ok(sources)
 }
 
 fn show(loaded: &Loaded, origin: bool, json: bool) -> Result<()> {
@@ -133,7 +146,8 @@ fn write(path: &Path, force: bool) -> io::Result<()> {
 
 /// Prints where settings files are looked for, the strongest first.
 fn places() -> Result<()> {
-    let Sources { explicit, project, user, env, home: _, flags: _ } = Sources::from_process()?;
+    let Sources { explicit, project, user, env, home: _, state: _, flags: _ } =
+        Sources::from_process()?;
     let named = explicit.or_else(|| env.get("OPENBRAIN_CONFIG").map(PathBuf::from));
     let lines = [("named", named), ("project", project), ("user", user)]
         .into_iter()

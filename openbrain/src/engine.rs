@@ -10,6 +10,7 @@ use crate::{
         helper,
         opensandbox::{self, OpenSandbox},
     },
+    caller::Caller,
     error::{Error, Result},
     exec::Exec,
     new_sandbox::NewSandbox,
@@ -26,7 +27,8 @@ use crate::{
 /// keeps them.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
-    settings: Settings,
+    settings: Arc<Settings>,
+    caller: Caller,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
 }
@@ -34,13 +36,13 @@ pub struct Engine {
 impl Engine {
     /// An engine with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, backend: None }
+        Self { settings: Arc::new(settings), ..Self::default() }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
     /// settings. What the backend does with a request for a sandbox is its responsibility.
     pub fn with_backend(settings: Settings, backend: Arc<dyn Backend>) -> Self {
-        Self { settings, backend: Some(backend) }
+        Self { backend: Some(backend), ..Self::new(settings) }
     }
 
     /// An engine with the settings of the environment: `OPENBRAIN_*`, the project's file, the
@@ -58,6 +60,11 @@ impl Engine {
         &self.settings
     }
 
+    /// The same engine for requests of this caller, who may be somebody else.
+    pub fn for_caller(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
     /// Starts a command and returns its running process.
     ///
     /// Needs a tokio runtime with I/O and time enabled.
@@ -66,7 +73,7 @@ impl Engine {
     ///
     /// An [`Error`] says why the command could not be started: nothing has run then.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
-        let spec = self.settings.resolve(exec)?;
+        let spec = self.settings.resolve_for(exec, &self.caller)?;
         let backend = match &self.backend {
             Some(backend) => Arc::clone(backend),
             None => backend(&spec.place)?,

@@ -1,9 +1,10 @@
 //! What happens while a command runs, live and as records for JSON.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::output::Output;
 
@@ -29,7 +30,7 @@ pub struct Recorder {
 }
 
 /// One line of an event stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// Number of the record, from 1, without gaps.
     pub seq: u64,
@@ -41,7 +42,7 @@ pub struct Record {
 }
 
 /// What a [`Record`] says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RecordKind {
     /// Text of standard output.
@@ -56,13 +57,23 @@ pub enum RecordKind {
 }
 
 /// Bytes of a stream in JSON.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Valid UTF-8.
     Data(String),
     /// Anything else, in base64.
     DataBase64(String),
+}
+
+impl Data {
+    /// The bytes themselves. What is not base64, which no recorder writes, has none.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Data(text) => Cow::Borrowed(text.as_bytes()),
+            Self::DataBase64(text) => Cow::Owned(BASE64.decode(text).unwrap_or_default()),
+        }
+    }
 }
 
 impl Recorder {
@@ -141,18 +152,13 @@ mod tests {
         prelude::{any, prop_assert_eq, proptest},
     };
 
-    use super::{BASE64, Data, Event, RecordKind, Recorder};
-    use base64::Engine as _;
+    use super::{Event, RecordKind, Recorder};
 
     fn bytes(records: &[super::Record]) -> Vec<u8> {
         let mut all = Vec::new();
         for record in records {
-            match &record.kind {
-                RecordKind::Stdout(Data::Data(text)) => all.extend_from_slice(text.as_bytes()),
-                RecordKind::Stdout(Data::DataBase64(text)) => {
-                    all.extend_from_slice(&BASE64.decode(text).unwrap());
-                }
-                _ => {}
+            if let RecordKind::Stdout(data) = &record.kind {
+                all.extend_from_slice(&data.bytes());
             }
         }
         all

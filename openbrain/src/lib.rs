@@ -36,6 +36,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::unwrap_used)]
 
+mod caller;
 mod check;
 mod error;
 mod event;
@@ -64,6 +65,7 @@ mod server;
 #[doc(inline)]
 pub use self::backend::opensandbox;
 pub use self::{
+    caller::{Caller, Surface},
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
     engine::{Engine, settle},

@@ -1,15 +1,20 @@
 //! The result of a command.
 
-use std::time::{Duration, SystemTime};
+mod form;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use schemars::JsonSchema;
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use self::form::OutputForm;
 use crate::{error::Result, sandbox::Isolation};
 
 /// What became of a command that was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// It ended by itself, with this exit code.
@@ -70,7 +75,7 @@ pub struct Captured {
 }
 
 /// The place where a command ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendName {
     /// On the host.
@@ -82,7 +87,7 @@ pub enum BackendName {
 }
 
 /// What a command used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// Processor time of all its processes that ended, user and system.
     pub cpu_ms: Option<u64>,
@@ -98,7 +103,7 @@ pub struct Resources {
 }
 
 /// What a command exchanged with one destination.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkUse {
     /// The name that the command asked for, or the address.
     pub host: String,
@@ -115,7 +120,7 @@ pub struct NetworkUse {
 }
 
 /// Something that the sandbox refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Denial {
     /// What was asked for: `host:port`, a path.
     pub what: String,
@@ -208,39 +213,25 @@ impl BackendName {
     }
 }
 
-/// The names of `Output` in JSON, in order. `stdout_base64` and `stderr_base64` appear only when
-/// the stream is not valid UTF-8, and then carry its exact bytes.
 impl Serialize for Output {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut s = to.serialize_struct("Output", 24)?;
-        s.serialize_field("status", self.status.name())?;
-        s.serialize_field("exit_code", &self.exit_code())?;
-        s.serialize_field("signal", &self.signal())?;
-        s.serialize_field("success", &self.success())?;
-        s.serialize_field("timed_out", &self.timed_out())?;
-        s.serialize_field("stdout", &self.stdout.text())?;
-        s.serialize_field("stderr", &self.stderr.text())?;
-        for (name, captured) in [("stdout_base64", &self.stdout), ("stderr_base64", &self.stderr)] {
-            match std::str::from_utf8(&captured.bytes) {
-                Ok(_) => s.skip_field(name)?,
-                Err(_) => s.serialize_field(name, &BASE64.encode(&captured.bytes))?,
-            }
-        }
-        s.serialize_field("stdout_truncated", &self.stdout.truncated)?;
-        s.serialize_field("stderr_truncated", &self.stderr.truncated)?;
-        s.serialize_field("stdout_bytes", &self.stdout.total)?;
-        s.serialize_field("stderr_bytes", &self.stderr.total)?;
-        s.serialize_field("duration_ms", &(self.duration.as_millis() as u64))?;
-        let started = humantime::format_rfc3339_millis(self.started_at).to_string();
-        s.serialize_field("started_at", &started)?;
-        s.serialize_field("backend", self.backend.as_str())?;
-        s.serialize_field("sandbox_id", &self.sandbox_id)?;
-        s.serialize_field("exec_id", &self.exec_id)?;
-        s.serialize_field("isolation", &self.isolation)?;
-        s.serialize_field("resources", &self.resources)?;
-        s.serialize_field("denials", &self.denials)?;
-        s.serialize_field("warnings", &self.warnings)?;
-        s.end()
+        OutputForm::from(self).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Output {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::try_from(OutputForm::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Output {
+    fn schema_name() -> Cow<'static, str> {
+        "Output".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        OutputForm::json_schema(generator)
     }
 }
 

@@ -23,8 +23,9 @@ const LICENCES: [&str; 11] = [
     "Zlib",
 ];
 
-/// Crates of which more than one version is in the lock file, because others ask for them.
-const KNOWN_DUPLICATES: [&str; 1] = ["getrandom"];
+/// Crates of which more than one version is in the lock file, because others ask for them; `syn` is
+/// there while building alone.
+const KNOWN_DUPLICATES: [&str; 2] = ["getrandom", "syn"];
 
 /// Files of the library that may say `unsafe`: `(file, what for)`.
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];

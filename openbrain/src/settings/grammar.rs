@@ -69,6 +69,11 @@ pub(super) fn api_key<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secre
     Ok(checked_text(from, check_api_key)?.map(Secret::from))
 }
 
+/// Reads a token, which is absent when it is empty.
+pub(super) fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(checked_text(from, check_token)?.map(Secret::from))
+}
+
 pub(super) fn workspace<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(checked_text(from, check_host_path)?.map(PathBuf::from))
 }
@@ -145,6 +150,18 @@ fn check_api_key(key: &str) -> Result<()> {
         true => Ok(()),
         false => Err(Error::settings("the key holds characters that no key has, such as spaces")),
     }
+}
+
+/// What a bearer token may hold: RFC 6750, section 2.1. The error does not repeat it.
+fn check_token(token: &str) -> Result<()> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if !token.bytes().all(known) || token.len() < 16 {
+        return Err(Error::settings(
+            "a token has at least 16 characters, of letters, digits and -._~+/=; \
+             `openssl rand -hex 32` makes one",
+        ));
+    }
+    Ok(())
 }
 
 fn check_host_path(path: &str) -> Result<()> {

@@ -19,7 +19,8 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 pub(super) struct Key {
     /// Its name with those of its sections: `security.sandbox.image`.
     pub(super) path: String,
-    /// The environment variable that sets it: the last name in capitals, `OPENBRAIN_IMAGE`.
+    /// The environment variable that sets it: the last name in capitals, `OPENBRAIN_IMAGE`; outside
+    /// of `security` with the section before it, `OPENBRAIN_SERVER_LISTEN`.
     pub(super) variable: String,
     kind: Kind,
 }
@@ -48,7 +49,8 @@ impl Key {
             s if is(s, "object") => Kind::Pairs,
             _ => Kind::Text,
         };
-        let variable = format!("OPENBRAIN_{}", leaf(path).to_ascii_uppercase());
+        let name = if path.starts_with("security.") { leaf(path) } else { &path.replace('.', "_") };
+        let variable = format!("OPENBRAIN_{}", name.to_ascii_uppercase());
         Self { path: path.to_owned(), variable, kind }
     }
 

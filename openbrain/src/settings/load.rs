@@ -53,6 +53,8 @@ pub struct Sources {
     pub env: BTreeMap<String, String>,
     /// The directory that `~/` stands for.
     pub home: Option<PathBuf>,
+    /// The directory of what programs keep between runs, where the audit log is.
+    pub state: Option<PathBuf>,
     /// Values given on the command line; a later one wins.
     pub flags: Vec<Flag>,
 }
@@ -125,7 +127,10 @@ impl Settings {
         for flag in &sources.flags {
             layers.push(flag.layer()?);
         }
-        let settings = merge(&layers, sources.home.as_deref())?;
+        let mut settings = merge(&layers, sources.home.as_deref())?;
+        let state = sources.state.as_deref();
+        settings.audit.file =
+            settings.audit.file.or_else(|| Some(state?.join("openbrain/audit.jsonl")));
         let server = settings.security.sandbox.server()?;
         let origins = origins(&layers);
         if let Some(server) = server {
@@ -155,6 +160,8 @@ impl Sources {
             project: Some(PROJECT_FILE.into()),
             user: user.map(|folder| folder.join("openbrain/settings.yaml")),
             env: own_variables(std::env::vars_os())?,
+            state: directory("XDG_STATE_HOME")
+                .or_else(|| Some(home.as_ref()?.join(".local/state"))),
             home,
             flags: Vec::new(),
         })
@@ -345,7 +352,8 @@ fn merge(layers: &[Layer], home: Option<&Path>) -> Result<Settings> {
         .map_err(|error| Error::settings("the settings do not fit together").with_source(error))?;
     let sandbox = &mut settings.security.sandbox;
     let paths = sandbox.workspace_mount.iter_mut().chain(&mut sandbox.ca_file);
-    for path in paths.chain(&mut sandbox.expose) {
+    let paths = paths.chain(&mut sandbox.expose).chain(&mut settings.server.allowed_mounts);
+    for path in paths.chain(&mut settings.audit.file) {
         *path = expand(path, home)?;
     }
     Ok(settings)

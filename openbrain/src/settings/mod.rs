@@ -14,13 +14,17 @@ mod keys;
 mod load;
 mod policy;
 mod resolve;
+mod server;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Deserialize, Serialize};
 
-pub use self::load::{Flag, Loaded, Origin, Sources};
+pub use self::{
+    load::{Flag, Loaded, Origin, Sources},
+    server::{Approval, AuditSettings, AuditedExecs, Listen, ServerSettings},
+};
 use crate::{
     error::{Error, Result},
     sandbox::Limits,
@@ -47,6 +51,10 @@ pub const SETTINGS_TEMPLATE: &str = include_str!("template.yaml");
 pub struct Settings {
     /// Where commands run and what they may do.
     pub security: Security,
+    /// Where the REST and MCP servers listen, whom they serve, and how much.
+    pub server: ServerSettings,
+    /// Which commands the audit log records, and where it is.
+    pub audit: AuditSettings,
 }
 
 /// Where commands run and what they may do: `security`.
@@ -57,6 +65,8 @@ pub struct Security {
     pub mode: Mode,
     /// Whether a request may run directly at all. Default: true.
     pub allow_direct: bool,
+    /// When a person must agree to a command of an MCP caller. Default: `never`.
+    pub approval: Approval,
     /// What a sandbox is given.
     pub sandbox: SandboxSettings,
 }
@@ -196,7 +206,12 @@ impl Settings {
 
 impl Default for Security {
     fn default() -> Self {
-        Self { mode: Mode::Direct, allow_direct: true, sandbox: SandboxSettings::default() }
+        Self {
+            mode: Mode::Direct,
+            allow_direct: true,
+            approval: Approval::Never,
+            sandbox: SandboxSettings::default(),
+        }
     }
 }
 

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use super::{NetworkSettings, SandboxSettings, Security, Settings, keys};
+use super::{NetworkSettings, SandboxSettings, Settings, keys};
 use crate::{sandbox::Limits, spec::System};
 
 /// Whether the first, the settings of the user, are at most as strict as the second.
-type Comparison = fn(&Security, &Security) -> bool;
+type Comparison = fn(&Settings, &Settings) -> bool;
 
 /// For every key, when a project's value is at least as strict as the user's.
-const RULES: [(&str, Comparison); 27] = [
-    ("security.mode", |user, project| project.mode >= user.mode),
-    ("security.allow_direct", |user, project| user.allow_direct || !project.allow_direct),
+const RULES: [(&str, Comparison); 47] = [
+    ("security.mode", |user, project| project.security.mode >= user.security.mode),
+    ("security.allow_direct", |user, project| {
+        user.security.allow_direct || !project.security.allow_direct
+    }),
+    ("security.approval", |user, project| project.security.approval >= user.security.approval),
     ("security.sandbox.runtime", |user, project| same(user, project, |s| &s.runtime)),
     ("security.sandbox.server_url", |user, project| same(user, project, |s| &s.server_url)),
     ("security.sandbox.image", |user, project| same(user, project, |s| &s.image)),
@@ -23,33 +26,35 @@ const RULES: [(&str, Comparison); 27] = [
     }),
     ("security.sandbox.ca_file", |user, project| same(user, project, |s| &s.ca_file)),
     ("security.sandbox.request_timeout_seconds", |user, project| {
-        project.sandbox.request_timeout <= user.sandbox.request_timeout
+        project.security.sandbox.request_timeout <= user.security.sandbox.request_timeout
     }),
     ("security.sandbox.start_timeout_seconds", |user, project| {
-        project.sandbox.start_timeout <= user.sandbox.start_timeout
+        project.security.sandbox.start_timeout <= user.security.sandbox.start_timeout
     }),
     ("security.sandbox.extensions", |user, project| same(user, project, |s| &s.extensions)),
     ("security.sandbox.timeout_seconds", |user, project| {
-        project.sandbox.timeout <= user.sandbox.timeout
+        project.security.sandbox.timeout <= user.security.sandbox.timeout
     }),
     ("security.sandbox.workspace_mount", |user, project| {
         same(user, project, |s| &s.workspace_mount)
     }),
     ("security.sandbox.expose", |user, project| {
-        let exposed: &[PathBuf] = &user.sandbox.expose;
-        within(&project.sandbox.expose, exposed)
+        let exposed: &[PathBuf] = &user.security.sandbox.expose;
+        within(&project.security.sandbox.expose, exposed)
     }),
     ("security.sandbox.system", |user, project| {
-        user.sandbox.system == System::Overlay || project.sandbox.system == System::Ro
+        user.security.sandbox.system == System::Overlay
+            || project.security.sandbox.system == System::Ro
     }),
     ("security.sandbox.network.allow_egress", |user, project| {
-        user.sandbox.network.allow_egress || !project.sandbox.network.allow_egress
+        user.security.sandbox.network.allow_egress || !project.security.sandbox.network.allow_egress
     }),
     (RESTRICT, |user, project| {
-        !user.sandbox.network.restrict_egress || project.sandbox.network.restrict_egress
+        !user.security.sandbox.network.restrict_egress
+            || project.security.sandbox.network.restrict_egress
     }),
     (PORTS, |user, project| {
-        within(&project.sandbox.network.ports(), &user.sandbox.network.ports())
+        within(&project.security.sandbox.network.ports(), &user.security.sandbox.network.ports())
     }),
     ("security.sandbox.network.allowed_domains", |user, project| {
         list_within(user, project, |network| &network.allowed_domains)
@@ -58,7 +63,7 @@ const RULES: [(&str, Comparison); 27] = [
         list_within(user, project, |network| &network.allowed_hosts)
     }),
     ("security.sandbox.network.block_egress", |user, project| {
-        !user.sandbox.network.block_egress || project.sandbox.network.block_egress
+        !user.security.sandbox.network.block_egress || project.security.sandbox.network.block_egress
     }),
     ("security.sandbox.limits.memory", |user, project| at_most(user, project, |l| l.memory)),
     ("security.sandbox.limits.cpus", |user, project| at_most(user, project, |l| l.cpus)),
@@ -68,6 +73,40 @@ const RULES: [(&str, Comparison); 27] = [
         at_most(user, project, |l| l.open_files)
     }),
     ("security.sandbox.limits.output", |user, project| at_most(user, project, |l| l.output)),
+    ("server.listen", |user, project| {
+        let (user, project) = (&user.server.listen, &project.server.listen);
+        user == project || (user.is_local() && project.is_local())
+    }),
+    ("server.token", |user, project| user.server.token == project.server.token),
+    ("server.allowed_names", |user, project| {
+        within(&project.server.allowed_names, &user.server.allowed_names)
+    }),
+    ("server.allowed_origins", |user, project| {
+        within(&project.server.allowed_origins, &user.server.allowed_origins)
+    }),
+    ("server.allow_other_users", |user, project| {
+        user.server.allow_other_users || !project.server.allow_other_users
+    }),
+    ("server.allowed_mounts", |user, project| {
+        within(&project.server.allowed_mounts, &user.server.allowed_mounts)
+    }),
+    ("server.pass_env", |user, project| within(&project.server.pass_env, &user.server.pass_env)),
+    ("server.max_execs", |user, project| project.server.max_execs <= user.server.max_execs),
+    ("server.max_queue", |user, project| project.server.max_queue <= user.server.max_queue),
+    ("server.max_body", |user, project| project.server.max_body <= user.server.max_body),
+    ("server.max_kept_output", |user, project| {
+        project.server.max_kept_output <= user.server.max_kept_output
+    }),
+    ("server.max_timeout_seconds", |user, project| {
+        project.server.max_timeout <= user.server.max_timeout
+    }),
+    ("server.keep_seconds", |user, project| project.server.keep <= user.server.keep),
+    ("server.drain_seconds", |user, project| project.server.drain <= user.server.drain),
+    ("server.yield_seconds", |user, project| project.server.yield_after <= user.server.yield_after),
+    ("audit.execs", |user, project| project.audit.execs >= user.audit.execs),
+    ("audit.file", |user, project| user.audit.file == project.audit.file),
+    ("audit.max_size", |user, project| project.audit.max_size >= user.audit.max_size),
+    ("audit.keep_files", |user, project| project.audit.keep_files >= user.audit.keep_files),
 ];
 
 const RESTRICT: &str = "security.sandbox.network.restrict_egress";
@@ -78,28 +117,33 @@ const PORTS: &str = "security.sandbox.network.allowed_ports";
 pub(super) fn loosened(user: &Value, fixed: &Settings, both: &Settings) -> Option<&'static str> {
     let restricted = fixed.security.sandbox.network.restrict_egress;
     // Who restricts without naming ports has fixed the default ports.
-    let is_fixed = |key| keys::get(user, key).is_some() || (key == PORTS && restricted);
-    RULES
-        .iter()
-        .find(|(key, holds)| is_fixed(key) && !holds(&fixed.security, &both.security))
-        .map(|(key, _)| *key)
+    let is_fixed = |key: &str| {
+        keys::get(user, key).is_some() || (key == PORTS && restricted) || is_fixed_by_default(key)
+    };
+    RULES.iter().find(|(key, holds)| is_fixed(key) && !holds(fixed, both)).map(|(key, _)| *key)
+}
+
+/// Whether a key has its default though the user's file is silent: a checkout does not decide who
+/// may run commands on this machine, nor what of it is recorded.
+fn is_fixed_by_default(key: &str) -> bool {
+    key.starts_with("server.") || key.starts_with("audit.") || key == "security.approval"
 }
 
 fn same<T: PartialEq>(
-    user: &Security,
-    project: &Security,
+    user: &Settings,
+    project: &Settings,
     value: fn(&SandboxSettings) -> &T,
 ) -> bool {
-    value(&user.sandbox) == value(&project.sandbox)
+    value(&user.security.sandbox) == value(&project.security.sandbox)
 }
 
 /// Whether the project's list, which allows everything when it is absent, is part of the user's.
 fn list_within(
-    user: &Security,
-    project: &Security,
+    user: &Settings,
+    project: &Settings,
     list: fn(&NetworkSettings) -> &Option<Vec<String>>,
 ) -> bool {
-    match (list(&user.sandbox.network), list(&project.sandbox.network)) {
+    match (list(&user.security.sandbox.network), list(&project.security.sandbox.network)) {
         (None, _) => true,
         (Some(_), None) => false,
         (Some(user), Some(project)) => within(project, user),
@@ -112,11 +156,11 @@ fn within<T: PartialEq>(few: &[T], many: &[T]) -> bool {
 
 /// Whether the project's limit is not above the user's, no limit being above every other.
 fn at_most<T: PartialOrd>(
-    user: &Security,
-    project: &Security,
+    user: &Settings,
+    project: &Settings,
     limit: fn(&Limits) -> Option<T>,
 ) -> bool {
-    match (limit(&user.sandbox.limits), limit(&project.sandbox.limits)) {
+    match (limit(&user.security.sandbox.limits), limit(&project.security.sandbox.limits)) {
         (None, _) => true,
         (Some(_), None) => false,
         (Some(user), Some(project)) => project <= user,
@@ -164,6 +208,7 @@ mod tests {
         for (section, key, loose, strict) in [
             ("security", "mode", "direct", "sandbox"),
             ("security", "allow_direct", "true", "false"),
+            ("security", "approval", "never", "direct"),
             (SANDBOX, "timeout_seconds", "10m", "60"),
             (SANDBOX, "request_timeout_seconds", "1m", "10"),
             (SANDBOX, "start_timeout_seconds", "10m", "60"),

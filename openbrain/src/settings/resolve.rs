@@ -1,6 +1,7 @@
 //! From a request to a [`Spec`]: every default filled in, the policy applied.
 
 mod network;
+mod remote;
 mod sandbox;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,219 @@
+//! Requests of somebody else, who asks over REST or MCP: they may tighten what the settings say,
+//! never loosen it.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::{
+    caller::Caller,
+    error::{Error, Result},
+    exec::{Exec, Stdin},
+    sandbox::Limits,
+    settings::Settings,
+    spec::Spec,
+};
+
+impl Settings {
+    /// As [`Settings::resolve`], for a request of this caller.
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::resolve`]; `policy_denied` when the caller is a remote one and asks for more
+    /// than `server` and `security` give to callers.
+    pub fn resolve_for(&self, exec: Exec, caller: &Caller) -> Result<Spec> {
+        if !caller.is_remote() {
+            return self.resolve(exec);
+        }
+        self.check_input(&exec.stdin)?;
+        self.check_paths(&exec)?;
+        self.check_network(&exec)?;
+        self.check_limits(&exec.limits)?;
+        self.check_timeout(&exec)?;
+        let mut spec = self.resolve(exec)?;
+        let most = self.server.max_timeout;
+        spec.timeout = Some(spec.timeout.map_or(most, |timeout| timeout.min(most)));
+        Ok(spec)
+    }
+
+    fn check_input(&self, stdin: &Stdin) -> Result<()> {
+        let what = match stdin {
+            Stdin::Null | Stdin::Bytes(_) | Stdin::Pipe => return Ok(()),
+            Stdin::File(_) => "a file of the server",
+            Stdin::Inherit => "the standard input of the server",
+        };
+        Err(Error::denied(format!("a caller's command cannot read {what}"))
+            .with_remedy("send the input itself: `\"stdin\": \"text\"` or `{\"base64\": …}`"))
+    }
+
+    /// Holds mounts and exposed paths to what callers may see.
+    fn check_paths(&self, exec: &Exec) -> Result<()> {
+        for mount in &exec.mounts {
+            self.check_path(&mount.source)?;
+        }
+        let known = |path: &&PathBuf| self.security.sandbox.expose.contains(path);
+        exec.expose.iter().filter(|path| !known(path)).try_for_each(|path| self.check_path(path))
+    }
+
+    fn check_path(&self, path: &Path) -> Result<()> {
+        let shown = path.display();
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        if !path.is_absolute() || climbs {
+            return Err(Error::invalid(format!("`{shown}` is not an absolute path of the server"))
+                .with_remedy("name a directory of the server from its root, without `..`"));
+        }
+        if self.mountable().any(|root| path.starts_with(root)) {
+            return Ok(());
+        }
+        Err(Error::denied(format!("the settings do not let callers see `{shown}`"))
+            .with_remedy("the key is `server.allowed_mounts`"))
+    }
+
+    /// The directories below which callers may see everything.
+    fn mountable(&self) -> impl Iterator<Item = &PathBuf> {
+        self.server.allowed_mounts.iter().chain(&self.security.sandbox.workspace_mount)
+    }
+
+    /// A network that the settings switch off is off, and private services are those of the
+    /// settings.
+    fn check_network(&self, exec: &Exec) -> Result<()> {
+        let network = &self.security.sandbox.network;
+        let lists = [
+            exec.allowed_ports.is_some(),
+            exec.allowed_domains.is_some(),
+            exec.allowed_hosts.is_some(),
+        ];
+        let asks = exec.allow_network == Some(true) || lists.contains(&true);
+        if asks && !network.allow_egress {
+            return Err(Error::denied("the settings give a caller's sandbox no network")
+                .with_remedy("the key is `security.sandbox.network.allow_egress`"));
+        }
+        let hosts = exec.allowed_hosts.iter().flatten();
+        if let (None, Some(host)) = (&network.allowed_hosts, hosts.into_iter().next()) {
+            return Err(Error::denied(format!("the settings do not let callers reach `{host}`"))
+                .with_remedy("the key is `security.sandbox.network.allowed_hosts`"));
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, asked: &Limits) -> Result<()> {
+        let own = &self.security.sandbox.limits;
+        let above = [
+            ("memory", above(asked.memory, own.memory)),
+            ("cpus", above(asked.cpus, own.cpus)),
+            ("pids", above(asked.pids, own.pids)),
+            ("disk", above(asked.disk, own.disk)),
+            ("open_files", above(asked.open_files, own.open_files)),
+            ("output", above(asked.output, own.output)),
+        ];
+        match above.iter().find(|(_, above)| *above) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Error::denied(format!("the limit `{name}` is above that of the settings"))
+                    .with_remedy(format!("the key is `security.sandbox.limits.{name}`")))
+            }
+        }
+    }
+
+    fn check_timeout(&self, exec: &Exec) -> Result<()> {
+        let most = self.server.max_timeout;
+        if exec.timeout.is_none_or(|timeout| timeout <= most) {
+            return Ok(());
+        }
+        let most = most.as_secs_f64();
+        Err(Error::denied(format!("the timeout is above the {most} s that callers may have"))
+            .with_remedy("ask for less; the key is `server.max_timeout_seconds`"))
+    }
+}
+
+/// Whether what is asked for is above a limit, if there is one.
+fn above<T: PartialOrd>(asked: Option<T>, own: Option<T>) -> bool {
+    matches!((asked, own), (Some(asked), Some(own)) if asked > own)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{Caller, Error, ErrorKind, Exec, Limits, Mount, Settings, Stdin, Surface};
+
+    fn settings() -> Settings {
+        let mut settings = Settings::default();
+        settings.server.allowed_mounts = vec!["/srv/shared".into()];
+        settings.security.sandbox.workspace_mount = Some("/srv/workspace".into());
+        settings.security.sandbox.expose = vec!["/opt/tools".into()];
+        settings
+    }
+
+    fn refused(settings: &Settings, exec: Exec) -> Error {
+        let own = settings.resolve_for(exec.clone(), &Caller::new(Surface::Cli));
+        assert!(own.is_ok(), "the user may: {own:?}");
+        settings.resolve_for(exec, &Caller::new(Surface::Rest)).unwrap_err()
+    }
+
+    #[test]
+    fn a_remote_caller_cannot_loosen_the_settings() {
+        let exec = || Exec::new("true").sandbox();
+        let memory = Limits { memory: Some(5 << 30), ..Limits::default() };
+        let output = Limits { output: Some(11 << 20), ..Limits::default() };
+        for (exec, message) in [
+            (exec().mount("/etc"), "do not let callers see `/etc`"),
+            (exec().mount("/srv"), "do not let callers see `/srv`"),
+            (exec().mount("/srv/shared2"), "do not let callers see `/srv/shared2`"),
+            (exec().expose("/home/tom"), "do not let callers see `/home/tom`"),
+            (exec().stdin(Stdin::File("/etc/shadow".into())), "cannot read a file of the server"),
+            (exec().stdin(Stdin::Inherit), "cannot read the standard input"),
+            (exec().allow_host("10.0.0.1:80"), "do not let callers reach `10.0.0.1:80`"),
+            (exec().limits(memory), "the limit `memory` is above"),
+            (Exec::new("true").limits(output), "the limit `output` is above"),
+            (exec().timeout(Duration::from_secs(3601)), "above the 3600 s"),
+        ] {
+            let error = refused(&settings(), exec);
+            assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.remedy().is_some(), "{error}");
+        }
+        for path in ["relative", "/srv/shared/../../etc"] {
+            assert_eq!(refused(&settings(), exec().mount(path)).kind(), ErrorKind::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_off_stays_off() {
+        let mut settings = Settings::default();
+        settings.security.sandbox.network.allow_egress = false;
+        let exec = || Exec::new("true").sandbox();
+        for exec in [exec().allow_network(true), exec().allow_port(80), exec().allow_domain("a.b")]
+        {
+            assert_eq!(refused(&settings, exec).kind(), ErrorKind::PolicyDenied);
+        }
+    }
+
+    #[test]
+    fn a_remote_caller_may_tighten() {
+        let remote = Caller::new(Surface::Mcp);
+        let exec = || Exec::new("true").sandbox();
+        for exec in [
+            exec().mount("/srv/shared/project"),
+            exec().mount_at(Mount::workspace("/srv/workspace")),
+            exec().expose("/opt/tools"),
+            exec().allow_network(false),
+            exec().allow_port(443),
+            exec().limits(Limits { memory: Some(64 << 20), ..Limits::default() }),
+            exec().timeout(Duration::from_secs(3600)),
+        ] {
+            settings().resolve_for(exec, &remote).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_command_of_a_remote_caller_always_has_a_deadline() {
+        let remote = Caller::new(Surface::Rest);
+        let timeout = |settings: &Settings, exec| {
+            settings.resolve_for(exec, &remote).unwrap().timeout.unwrap().as_secs()
+        };
+        let mut settings = Settings::default();
+        assert_eq!(timeout(&settings, Exec::new("true")), 3600);
+        assert_eq!(timeout(&settings, Exec::new("true").sandbox()), 300);
+        settings.server.max_timeout = Duration::from_secs(60);
+        assert_eq!(timeout(&settings, Exec::new("true").sandbox()), 60);
+    }
+}
