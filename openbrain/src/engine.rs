@@ -118,10 +118,7 @@ impl Engine {
         }
         let session = match &spec.place {
             Place::Embedded(_) => embedded::open(&spec).await?,
-            Place::Opensandbox(..) => {
-                return Err(Error::unavailable("an OpenSandbox server cannot do this yet")
-                    .with_remedy("use `runtime: embedded`"));
-            }
+            Place::Opensandbox(..) => opensandbox::open(&spec).await?,
             Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
         };
         Ok(Sandbox::new(session, spec))

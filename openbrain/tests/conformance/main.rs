@@ -253,11 +253,8 @@ macro_rules! cases_of_every_session {
                 what_belongs_to_the_sandbox_is_refused,
                 a_command_that_cannot_start_harms_nobody,
                 an_abandoned_start_leaves_nothing,
-                a_kept_sandbox_lives_until_the_end_of_its_time,
-                a_killed_owner_leaves_what_it_has_kept,
                 a_mount_is_shared_with_every_command,
                 a_slow_reader_holds_nobody_else,
-                nothing_piles_up,
             ;
         }
     };
@@ -316,6 +313,10 @@ mod embedded {
         ;
         session:
             a_hundred_commands_at_once_are_all_right,
+            a_kept_sandbox_lives_until_the_end_of_its_time,
+            a_killed_owner_leaves_what_it_has_kept,
+            a_paused_command_can_be_ended,
+            nothing_piles_up,
         ;
         programs:
             git_works,
@@ -366,6 +367,7 @@ mod opensandbox {
 
     cases_of_every_place!(Opensandbox);
     cases_of_every_sandbox!(Opensandbox);
+    cases_of_every_session!(Opensandbox);
     cases! {
         Opensandbox, Beside;
         environment:
@@ -376,6 +378,44 @@ mod opensandbox {
         ;
         many:
             twenty_at_once_are_all_right,
+        ;
+    }
+}
+
+/// Every command in a sandbox of its own that stays open, on the real server.
+mod opensandbox_session {
+    use crate::support::{Place::OpensandboxSession, Sharing::Beside};
+
+    cases! {
+        OpensandboxSession, Beside;
+        results:
+            exit_codes_are_kept,
+            a_signal_is_no_exit_code,
+            the_place_and_its_isolation_are_told,
+        ;
+        streams:
+            bytes_are_exact,
+            a_slow_reader_slows_the_command,
+        ;
+        stdin:
+            bytes_are_read,
+            a_pipe_is_written_while_the_command_runs,
+        ;
+        deadline:
+            deadline_kills_a_sleeper,
+            deadline_kills_who_ignores_term,
+            deadline_kills_a_grandchild_that_holds_the_pipe,
+            deadline_kills_a_daemon,
+            deadline_kills_a_detached_daemon,
+        ;
+        ending:
+            cancel_leaves_nothing,
+            dropping_the_process_leaves_nothing,
+            a_signal_reaches_the_command,
+        ;
+        terminal:
+            a_terminal_has_its_size,
+            control_c_interrupts,
         ;
     }
 }

@@ -72,7 +72,7 @@ pub(crate) async fn the_place_and_its_isolation_are_told(f: &Fixture) {
                 Isolation { filesystem: host.clone(), network: host, ..Isolation::default() };
             assert_eq!(output.isolation, none);
         }
-        Place::Opensandbox => {
+        Place::Opensandbox | Place::OpensandboxSession => {
             assert_eq!(output.backend, BackendName::Opensandbox);
             assert_eq!(output.isolation.level, IsolationLevel::Container);
             assert!(output.sandbox_id.is_some());
@@ -154,7 +154,7 @@ pub(crate) async fn a_result_reads_the_same_in_json(f: &Fixture) {
     let backend = match f.place {
         Place::Direct => "direct",
         Place::Embedded | Place::EmbeddedSession => "embedded",
-        Place::Opensandbox => "opensandbox",
+        Place::Opensandbox | Place::OpensandboxSession => "opensandbox",
     };
     for (name, expected) in [
         ("status", json!("exited")),

@@ -6,7 +6,7 @@ use openbrain::{
 };
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Fixture, Place, UP, until};
+use crate::support::{Fixture, UP, until};
 
 const BLOCK: usize = 64 * 1024;
 
@@ -91,7 +91,7 @@ pub(crate) async fn a_stream_of_any_length_takes_little_memory(f: &Fixture) {
         }
         assert_eq!(total, TIMES * pattern.len());
         let more = peak_memory() - before;
-        let most = if f.place == Place::Opensandbox { 16 << 20 } else { 8 << 20 };
+        let most = if f.place.is_on_a_server() { 16 << 20 } else { 8 << 20 };
         assert!(more < most, "{more} bytes of memory for a stream");
     })
     .await;

@@ -57,6 +57,8 @@ pub(crate) enum Place {
     EmbeddedSession,
     /// On an OpenSandbox server.
     Opensandbox,
+    /// On an OpenSandbox server, each command in a sandbox that stays open.
+    OpensandboxSession,
 }
 
 /// Whether other cases may run meanwhile.
@@ -97,7 +99,7 @@ impl Place {
     /// The settings under which a sandbox is of this place.
     fn settings(self) -> Settings {
         let mut settings = Settings::default();
-        if self == Self::Opensandbox {
+        if self.is_on_a_server() {
             let sandbox = &mut settings.security.sandbox;
             sandbox.server_url = Some(server_variable("URL"));
             sandbox.api_key = Some(server_variable("KEY").into());
@@ -106,12 +108,16 @@ impl Place {
         settings
     }
 
+    pub(crate) fn is_on_a_server(self) -> bool {
+        matches!(self, Self::Opensandbox | Self::OpensandboxSession)
+    }
+
     /// How long a start may take that is no part of what a case measures.
     pub(crate) fn start(self) -> Duration {
         match self {
             Self::Direct | Self::Embedded | Self::EmbeddedSession => Duration::ZERO,
             // A container on a machine that is busy with others.
-            Self::Opensandbox => Duration::from_secs(20),
+            Self::Opensandbox | Self::OpensandboxSession => Duration::from_secs(20),
         }
     }
 
@@ -121,7 +127,7 @@ impl Place {
             // What a pipe holds at most (`/proc/sys/fs/pipe-max-size`).
             Self::Direct | Self::Embedded | Self::EmbeddedSession => 1 << 20,
             // What may be on its way from a server.
-            Self::Opensandbox => 4 << 20,
+            Self::Opensandbox | Self::OpensandboxSession => 4 << 20,
         }
     }
 }
@@ -169,7 +175,7 @@ impl Fixture {
         // The harness knows a test by its path without the crate.
         let case = name.split_once("::").map_or(name, |(_, case)| case);
         let engine = match place {
-            Place::EmbeddedSession => {
+            Place::EmbeddedSession | Place::OpensandboxSession => {
                 let opened = Opened::new(place.settings());
                 Engine::with_backend(place.settings(), Arc::new(opened))
             }
@@ -232,7 +238,7 @@ impl Fixture {
 
     /// Whether files that a sandbox writes to a mount belong to whoever the mount belongs to.
     pub(crate) fn belongs_to_the_owner(&self) -> bool {
-        self.place != Place::Opensandbox
+        !self.place.is_on_a_server()
     }
 
     /// The directory of the case, on the host.
