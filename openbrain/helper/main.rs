@@ -10,6 +10,8 @@
 //! closes, the reaper ends when the monitor's end closes, and the kernel kills what is inside when
 //! the reaper ends.
 //!
+//! Work on the [`files`] of a sandbox is done by the helper as well: it is a command then.
+//!
 //! Where the library can pass no descriptors, the helper is started with the name of a directory as
 //! its argument. It then is a [`bridge`]: it starts itself a second time, as above, and stands in
 //! for the library.
@@ -19,6 +21,7 @@
 
 mod bridge;
 mod execute;
+mod files;
 mod memory;
 mod open;
 mod proc;
@@ -89,15 +92,26 @@ extern "C" fn main(stack: *const usize) -> ! {
     const SET_NAME: usize = 15;
     // Without this `ps` shows the number of a descriptor.
     syscall!(number::PRCTL, SET_NAME, c"openbrain".as_ptr());
-    take_signals();
     // SAFETY: the kernel has put this there.
-    let (arguments, directory) = unsafe { (*stack, *stack.add(2)) };
-    if arguments > 1 {
-        // SAFETY: as above; the environment follows the null pointer after the arguments.
-        execute::keep_environment(unsafe { stack.add(arguments + 2) }.cast());
-        bridge::run(directory as *const u8)
+    let arguments = unsafe { core::slice::from_raw_parts(stack.add(1).cast(), *stack) };
+    match arguments {
+        [_, work, rest @ ..] if is_text(*work, wire::work::FILES) => files::run(rest),
+        [_, directory, ..] => {
+            take_signals();
+            // SAFETY: as above; the environment follows the null pointer after the arguments.
+            execute::keep_environment(unsafe { stack.add(arguments.len() + 2) }.cast());
+            bridge::run(*directory)
+        }
+        _ => {
+            take_signals();
+            guard()
+        }
     }
-    guard()
+}
+
+fn is_text(argument: *const u8, text: &[u8]) -> bool {
+    // SAFETY: arguments end with a NUL byte.
+    unsafe { core::ffi::CStr::from_ptr(argument.cast()) }.to_bytes() == text
 }
 
 /// Executes the plan and stays beside it.

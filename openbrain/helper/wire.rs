@@ -321,6 +321,72 @@ pub mod parcel {
     pub const END: u8 = b';';
 }
 
+/// A file as the helper tells of it, or is told: followed by its path, by where a link leads, and by
+/// its content where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Entry {
+    /// Kind and permissions, as in `stat(2)`.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Nanoseconds after `mtime`.
+    pub mtime_ns: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: i64,
+    /// How long the path is.
+    pub path: u32,
+    /// How long the text of a link is.
+    pub link: u32,
+    /// Whether the content follows: pieces with their length before them (four bytes), the last of
+    /// length 0.
+    pub has_content: u32,
+    pub padding: u32,
+}
+
+impl Entry {
+    pub const FILE: u32 = 0o100000;
+    pub const DIRECTORY: u32 = 0o040000;
+    pub const LINK: u32 = 0o120000;
+
+    /// The kind of file.
+    pub fn kind(&self) -> u32 {
+        self.mode & 0o170000
+    }
+}
+
+/// What the helper can do with files: its second argument, after [`work::FILES`].
+pub mod work {
+    /// The first argument.
+    pub const FILES: &[u8] = b"files";
+    /// `(path)`: the content.
+    pub const READ: &[u8] = b"read";
+    /// `(path)`: replaces the content by standard input.
+    pub const WRITE: &[u8] = b"write";
+    /// `(path)`: adds standard input to the content.
+    pub const APPEND: &[u8] = b"append";
+    /// `(path)`: an entry; a link is not followed.
+    pub const STAT: &[u8] = b"stat";
+    /// `(directory)`: an entry for each name.
+    pub const LIST: &[u8] = b"list";
+    /// `(directory, pattern)`: an entry for each name below that matches.
+    pub const SEARCH: &[u8] = b"search";
+    /// `(directory)`: makes it with those above.
+    pub const MAKE: &[u8] = b"make";
+    /// `(path)`: removes a file or an empty directory.
+    pub const REMOVE: &[u8] = b"remove";
+    /// `(path)`: removes it with all that is in it.
+    pub const REMOVE_ALL: &[u8] = b"remove-all";
+    /// `(from, to)`
+    pub const RENAME: &[u8] = b"rename";
+    /// `(directory)`: an entry for everything below, with contents.
+    pub const PACK: &[u8] = b"pack";
+    /// `(directory)`: makes what standard input tells of.
+    pub const UNPACK: &[u8] = b"unpack";
+}
+
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and
 /// offset in range. What the calls then do is the library's business.
 pub fn is_sound(plan: &[u8]) -> bool {
@@ -388,6 +454,8 @@ unsafe impl Plain for Call {}
 unsafe impl Plain for Order {}
 // SAFETY: as above.
 unsafe impl Plain for Start {}
+// SAFETY: as above.
+unsafe impl Plain for Entry {}
 // SAFETY: as above.
 unsafe impl Plain for Report {}
 // SAFETY: as above.

@@ -80,7 +80,7 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
-    session::Sandbox,
+    session::{FileEntry, FileKind, Files, Sandbox, Transfer},
     settings::Settings,
     spec::{Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, parse_duration, parse_size},

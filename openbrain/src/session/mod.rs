@@ -1,6 +1,14 @@
 //! A sandbox that outlives one command.
 
 mod bind;
+mod files;
+mod tree;
+mod work;
+
+pub use self::{
+    files::{FileEntry, FileKind, Files},
+    tree::Transfer,
+};
 
 use std::{
     collections::BTreeMap,

@@ -16,6 +16,7 @@ mod commands;
 mod deadline;
 mod ending;
 mod environment;
+mod files;
 mod host;
 mod limits;
 mod many;
@@ -255,6 +256,17 @@ macro_rules! cases_of_every_session {
                 an_abandoned_start_leaves_nothing,
                 a_mount_is_shared_with_every_command,
                 a_slow_reader_holds_nobody_else,
+            ;
+            files:
+                what_is_written_is_read,
+                what_is_known_of_a_file_is_told,
+                files_are_made_moved_and_removed,
+                files_are_found_by_name,
+                what_is_wrong_with_a_file_is_told,
+                a_tree_comes_back_as_it_went,
+                a_tree_that_is_not_there_is_told,
+                a_tree_that_changes_leads_nowhere,
+                links_lead_through_the_sandbox,
             ;
         }
     };
