@@ -77,5 +77,5 @@ pub use self::{
     secret::Secret,
     settings::Settings,
     spec::{Place, SandboxSpec, ServerSpec, Spec, System},
-    units::{MAX_TIMEOUT, parse_duration, parse_size},
+    units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

@@ -30,6 +30,7 @@ use crate::{
     console::say,
     exit,
     failure::{Failure, Result},
+    rest,
     service::Service,
     settle,
     signals::Signals,
@@ -106,7 +107,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
         protect_port(address.port());
     }
     let service = Service::new(settings);
-    let router = request::traced(router(&service));
+    let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
+    let router = request::traced(router(&service, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
     say(format_args!("listening on {url}"));
@@ -123,9 +125,9 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
 }
 
 /// What is served: who may call is decided before anything else.
-fn router(service: &Arc<Service>) -> Router {
-    let _ = service;
-    Router::new()
+fn router(service: &Arc<Service>, listening: &Listen) -> Router {
+    let served = rest::router(Arc::clone(service));
+    rest::guard::layer(served, &service.settings().server, listening)
 }
 
 /// Takes connections, for ever.
