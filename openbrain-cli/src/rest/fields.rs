@@ -43,6 +43,7 @@ pub(super) fn read(json: &[u8]) -> Result<Exec> {
     }
     if !errors.is_empty() {
         errors.truncate(MOST_ERRORS);
+        errors.iter_mut().for_each(|error| error.pointer = cut(&error.pointer).to_owned());
         return Err(Problem::fields(errors));
     }
     // Only the text itself tells of a name that is there twice.
@@ -79,7 +80,7 @@ fn unknown(schema: &Value, path: &str, name: &str, value: &Value, errors: &mut V
                 Some(near) => format!("`{name}` is unknown, did you mean `{near}`?"),
                 None => format!("`{name}` is unknown"),
             };
-            errors.push(BadField { pointer: cut(&pointer).to_owned(), detail });
+            errors.push(BadField { pointer, detail });
         }
         return;
     };

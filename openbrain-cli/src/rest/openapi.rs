@@ -249,3 +249,44 @@ impl Schemas {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::{DOCUMENT, Value};
+
+    /// Rewrite it with `UPDATE=1 cargo test -p openbrain-cli openapi`.
+    #[test]
+    fn the_committed_document_is_fresh() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let fresh = serde_json::to_string_pretty(&*DOCUMENT).unwrap() + "\n";
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &fresh).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == fresh, "docs/openapi.json is stale: UPDATE=1 cargo test rewrites it");
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let mut references = Vec::new();
+        collect(&DOCUMENT, &mut references);
+        assert!(references.len() > 10, "{references:?}");
+        for reference in references {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(DOCUMENT.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                references.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(items) => items.iter().for_each(|value| collect(value, references)),
+            _ => {}
+        }
+    }
+}
