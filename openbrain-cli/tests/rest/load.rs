@@ -20,7 +20,7 @@ fn wait_for(server: &Server, name: &str, expected: f64) {
     }
 }
 
-const RUNNING: &str = "openbrain_execs_running{backend=\"direct\"}";
+const RUNNING: &str = "openbrain_running{backend=\"direct\"}";
 
 /// Idle streams of one command, all of which must be told of its end.
 fn idle_streams(count: usize) {
@@ -70,7 +70,7 @@ fn disconnects(requests: usize) {
     });
     assert!(answered.into_inner() > requests / 8);
     wait_for(&server, RUNNING, 0.0);
-    wait_for(&server, "openbrain_requests_waiting", 0.0);
+    wait_for(&server, "openbrain_waiting", 0.0);
     server.exec(json!({ "command": "true" }));
     let grown = server.memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more after {requests} requests");

@@ -83,7 +83,7 @@ fn a_slow_reader_slows_the_command() {
     let command =
         "i=0; while :; do head -c 65536 /dev/zero | tr '\\0' x; i=$((i+1)); echo $i > n; done";
     let stream = stream(&server, LINES, &json!({ "command": command }));
-    let far = "last=; while n=$(cat n 2>/dev/null); do [ -n \"$n\" ] && [ \"$n\" = \"$last\" ] && break; \
+    let far = "until [ -s n ]; do :; done; last=; while n=$(cat n); do [ -n \"$n\" ] && [ \"$n\" = \"$last\" ] && break; \
                last=$n; sleep 0.5; done; echo $n";
     let blocks = server.exec(json!({ "command": far, "timeout": 25 }));
     assert_eq!(blocks["status"], "exited", "the command went on and on: {blocks}");
