@@ -76,6 +76,6 @@ pub use self::{
     script::languages,
     secret::Secret,
     settings::Settings,
-    spec::{Place, SandboxSpec, ServerSpec, Spec, System},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec, System},
     units::{MAX_TIMEOUT, parse_duration, parse_size},
 };

@@ -243,6 +243,7 @@ mod direct {
         environment:
             the_environment_is_the_callers,
             a_variable_of_the_host_is_present,
+            a_remote_caller_sees_what_is_passed_on,
         ;
         workdir:
             the_callers_directory_is_the_default,
