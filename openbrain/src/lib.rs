@@ -52,6 +52,8 @@ mod spec;
 
 mod process;
 
+pub mod audit;
+
 pub mod backend;
 
 mod doctor;
