@@ -6,7 +6,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use openbrain::{Mount, languages, parse_duration, parse_size};
 
-use crate::env::Variable;
+use crate::{
+    env::Variable,
+    serve::{LogFormat, LogLevel},
+};
 
 /// Run a command on the host or in a sandbox, and get one honest result.
 #[derive(Debug, Parser)]
@@ -30,6 +33,12 @@ pub(crate) enum Command {
         override_usage = "openbrain exec [FLAGS] [--] [COMMAND] [ARGS...]",
     )]
     Exec(Box<ExecArgs>),
+    /// Serve commands over REST, and over MCP at `/mcp`.
+    ///
+    /// Only you can call it, from this machine. An address that other machines can reach needs a
+    /// token: OPENBRAIN_SERVER_TOKEN.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
     /// Show and remove openbrain's sandboxes on an OpenSandbox server.
@@ -60,6 +69,14 @@ const EXEC_EXAMPLES: &str = r#"Examples:
 
 Exit code: that of the command; 128+n when signal n ended it; 124 after a timeout; 125 when
 openbrain itself failed; 126 when the program cannot be executed, 127 when it was not found."#;
+
+const SERVE_EXAMPLES: &str = r#"Examples:
+  openbrain serve
+  openbrain serve --listen unix:/run/user/1000/openbrain.sock
+  curl -X POST http://localhost:8000/exec -d '{"command": "pip install requests", "sandbox": true}'
+
+Asked to end (Ctrl-C, SIGTERM), it lets running commands go on for `server.drain_seconds`; asked
+again, it kills them."#;
 
 /// What `openbrain exec` was told.
 #[derive(Debug, Args)]
@@ -226,6 +243,30 @@ pub(crate) struct SettingsArgs {
     /// those of the settings.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) extension: Vec<(String, String)>,
+}
+
+/// What `openbrain serve` was told.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen: ADDRESS:PORT, or unix:/path [default: 127.0.0.1:8000].
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What a server tells of itself on standard error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct LogArgs {
+    /// How the log is written.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
+    /// How much is logged.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t)]
+    pub(crate) log_level: LogLevel,
 }
 
 /// What `openbrain doctor` was told.

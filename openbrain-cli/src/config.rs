@@ -32,6 +32,19 @@ pub(crate) fn run(command: ConfigCommand) -> Result<u8> {
 
 /// Loads the settings that hold here, with those of the command line above all others.
 pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded> {
+    Ok(Settings::load_from(&sources(args)?)?)
+}
+
+/// The same for a server, which may be told on the command line where to listen.
+pub(crate) fn load_for_server(args: &SettingsArgs, listen: Option<&str>) -> Result<Loaded> {
+    let mut sources = sources(args)?;
+    if let Some(listen) = listen {
+        sources = sources.flag("--listen", "server.listen", listen);
+    }
+    Ok(Settings::load_from(&sources)?)
+}
+
+fn sources(args: &SettingsArgs) -> Result<Sources> {
     let SettingsArgs {
         config,
         runtime,
@@ -63,7 +76,7 @@ pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded> {
             sources = sources.flag(flag, format!("security.sandbox.{key}"), value);
         }
     }
-    Ok(Settings::load_from(&sources)?)
+    Ok(sources)
 }
 
 fn show(loaded: &Loaded, origin: bool, json: bool) -> Result<()> {

@@ -46,6 +46,16 @@ impl Failure {
         Self::Own { kind: ErrorKind::Internal, message, remedy: None }
     }
 
+    /// The same failure, with this to do about it.
+    pub(crate) fn hint(self, remedy: impl Into<String>) -> Self {
+        match self {
+            Self::Own { kind, message, remedy: _ } => {
+                Self::Own { kind, message, remedy: Some(remedy.into()) }
+            }
+            Self::Library(_) | Self::Signal(_) => self,
+        }
+    }
+
     /// Our standard output could not be written. A closed one ends us as it ends `yes | head`.
     pub(crate) fn output(error: io::Error) -> Self {
         match error.kind() {

@@ -13,6 +13,10 @@ mod exit;
 mod failure;
 mod program;
 mod sandbox;
+#[allow(unused_imports, reason = "used by the servers")]
+mod serve;
+#[allow(dead_code, unused_imports, reason = "used by the servers")]
+mod service;
 mod settle;
 mod signals;
 mod stream;
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8> {
     match command {
         Command::Exec(args) => exec::run(*args),
+        Command::Serve(args) => serve::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Config(command) => config::run(command),

@@ -30,6 +30,18 @@ pub enum Surface {
     Mcp,
 }
 
+impl Surface {
+    /// The name of the surface in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Library => "library",
+            Self::Cli => "cli",
+            Self::Rest => "rest",
+            Self::Mcp => "mcp",
+        }
+    }
+}
+
 impl Caller {
     /// Somebody without a name.
     pub fn new(surface: Surface) -> Self {

@@ -1,6 +1,6 @@
 //! What happens while a command runs, live and as records for JSON.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemars::JsonSchema;
@@ -64,6 +64,16 @@ pub enum Data {
     Data(String),
     /// Anything else, in base64.
     DataBase64(String),
+}
+
+impl Data {
+    /// The bytes themselves. What is not base64, which no recorder writes, has none.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Data(text) => Cow::Borrowed(text.as_bytes()),
+            Self::DataBase64(text) => Cow::Owned(BASE64.decode(text).unwrap_or_default()),
+        }
+    }
 }
 
 impl Recorder {
@@ -142,18 +152,13 @@ mod tests {
         prelude::{any, prop_assert_eq, proptest},
     };
 
-    use super::{BASE64, Data, Event, RecordKind, Recorder};
-    use base64::Engine as _;
+    use super::{Event, RecordKind, Recorder};
 
     fn bytes(records: &[super::Record]) -> Vec<u8> {
         let mut all = Vec::new();
         for record in records {
-            match &record.kind {
-                RecordKind::Stdout(Data::Data(text)) => all.extend_from_slice(text.as_bytes()),
-                RecordKind::Stdout(Data::DataBase64(text)) => {
-                    all.extend_from_slice(&BASE64.decode(text).unwrap());
-                }
-                _ => {}
+            if let RecordKind::Stdout(data) = &record.kind {
+                all.extend_from_slice(&data.bytes());
             }
         }
         all

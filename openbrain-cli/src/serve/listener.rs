@@ -1,0 +1,209 @@
+//! The socket on which the server listens, and the connections that arrive there.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
+    os::unix::{
+        fs::FileTypeExt,
+        net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use openbrain::settings::Listen;
+use rustix::{fs::Mode, net::sockopt, process::umask};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
+
+use super::peer::{self, Peer};
+use crate::failure::{Failure, Result};
+
+/// How long the other end of a connection may be silent before it is asked whether it is there, and
+/// how long it may owe an answer.
+const SILENCE: Duration = Duration::from_secs(30);
+const OWED: Duration = Duration::from_secs(60);
+
+/// A socket that listens, before there is a runtime.
+#[derive(Debug)]
+pub(super) enum Bound {
+    Tcp(StdTcpListener, SocketAddr),
+    Unix(StdUnixListener, PathBuf),
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Bound {
+    /// Listens at this place.
+    pub(super) fn at(listen: &Listen) -> Result<Self> {
+        let bound = match listen {
+            Listen::Tcp(address) => bind_tcp(*address),
+            Listen::Unix(path) => bind_unix(path),
+        };
+        bound.map_err(|error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another program listens there; choose another place, \
+                                             such as `--listen 127.0.0.1:8001`"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "choose a port from 1024 on, or a directory of \
+                                                    yours"
+                }
+                _ => "choose another place with `--listen ADDRESS:PORT` or `--listen unix:PATH`",
+            };
+            Failure::system(format_args!("cannot listen on `{listen}`"), error).hint(remedy)
+        })
+    }
+
+    /// Where it listens, for people and their programs.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Tcp(_, address) => format!("http://{address}"),
+            Self::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// The TCP address, if it has one.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(*address),
+            Self::Unix(..) => None,
+        }
+    }
+
+    /// The file to remove at the end, if there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Tcp(..) => None,
+            Self::Unix(_, path) => Some(path.clone()),
+        }
+    }
+
+    /// The same socket on the runtime of this thread.
+    pub(super) fn listen(self) -> io::Result<Listener> {
+        Ok(match self {
+            Self::Tcp(listener, _) => Listener::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener, _) => Listener::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+    let listener = StdTcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok(Bound::Tcp(listener, address))
+}
+
+/// Makes a socket that its owner alone can open, in place of one that nobody listens on any more.
+fn bind_unix(path: &Path) -> io::Result<Bound> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && StdUnixStream::connect(path).is_err_and(refused) {
+        fs::remove_file(path)?;
+    }
+    // The mask is the process's own; there is no other thread yet that could make a file.
+    let before = umask(Mode::from_raw_mode(0o177));
+    let listener = StdUnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(Bound::Unix(listener, path.to_owned()))
+}
+
+impl Listener {
+    /// Waits for the next connection, and says whose it is.
+    pub(super) async fn accept(&self) -> io::Result<(Connection, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                let peer = peer::of_tcp(stream.local_addr()?, address);
+                // Without these a stream to somebody who has vanished would be held for hours.
+                stream.set_nodelay(true)?;
+                sockopt::set_socket_keepalive(&stream, true)?;
+                sockopt::set_tcp_keepidle(&stream, SILENCE)?;
+                sockopt::set_tcp_keepintvl(&stream, SILENCE / 3)?;
+                sockopt::set_tcp_keepcnt(&stream, 3)?;
+                sockopt::set_tcp_user_timeout(&stream, OWED.as_millis() as u32)?;
+                Ok((Connection::Tcp(stream), peer))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::Uid(peer.uid()));
+                Ok((Connection::Unix(stream), peer))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

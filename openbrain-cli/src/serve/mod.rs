@@ -1,0 +1,183 @@
+//! `openbrain serve`: one socket, the REST server on it and the MCP server at `/mcp`.
+
+mod connection;
+mod listener;
+mod logs;
+mod peer;
+mod request;
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use axum::Router;
+use openbrain::{Settings, protect_port, settings::Listen};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    runtime::Builder,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use self::listener::{Bound, Listener};
+pub(crate) use self::{
+    logs::{LogFormat, LogLevel},
+    peer::Peer,
+};
+use crate::{
+    args::{LogArgs, ServeArgs},
+    config,
+    console::say,
+    exit,
+    failure::{Failure, Result},
+    service::Service,
+    settle,
+    signals::Signals,
+};
+
+/// Most connections at once; more wait in the kernel's queue.
+const MOST_CONNECTIONS: usize = 4096;
+
+/// Descriptors that a process of ours may need: connections, and a few for each command.
+const MOST_FILES: u64 = 16_384;
+
+/// How long we wait when the kernel has nothing left for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How long open connections have to end once there is nothing left to tell them.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs `openbrain serve` and returns the exit code.
+pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
+    let settings = config::load_for_server(&args.settings, args.listen.as_deref())?.settings;
+    check_exposure(&settings)?;
+    let bound = Bound::at(&settings.server.listen)?;
+    start_log(&args.log);
+    allow_many_files();
+    let file = bound.file();
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::system("cannot start an async runtime", e))?;
+    let result = runtime.block_on(serve(bound, settings));
+    runtime.shutdown_timeout(LAST_WORDS);
+    if let Some(socket) = file {
+        // It may be gone already.
+        let _ = fs::remove_file(socket);
+    }
+    settle::wait(true);
+    result.map(|()| exit::SUCCESS)
+}
+
+/// Begins to log as the flags say.
+pub(crate) fn start_log(args: &LogArgs) {
+    logs::start(args.log_format, args.log_level);
+}
+
+/// Allows this process as many open files as a busy server needs; the usual soft limit of 1024 is
+/// for programs that use `select(2)`.
+pub(crate) fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(MOST_FILES).min(MOST_FILES);
+    if limit.current.is_some_and(|current| current < most) {
+        limit.current = Some(most);
+        // A limit that stays makes the server refuse connections earlier.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
+/// Refuses to be reached by other machines without a token.
+fn check_exposure(settings: &Settings) -> Result<()> {
+    let Listen::Tcp(address) = &settings.server.listen else { return Ok(()) };
+    if settings.server.listen.is_local() || settings.server.token.is_some() {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        format!("other machines can reach `{address}`, and there is no token"),
+        "set OPENBRAIN_SERVER_TOKEN (`openssl rand -hex 32` makes one), or listen on 127.0.0.1",
+    ))
+}
+
+async fn serve(bound: Bound, settings: Settings) -> Result<()> {
+    let failed = |e| Failure::system("cannot serve", e);
+    let mut signals = Signals::listen().map_err(failed)?;
+    let (url, address) = (bound.url(), bound.address());
+    if let Some(address) = address {
+        protect_port(address.port());
+    }
+    let service = Service::new(settings);
+    let router = request::traced(router(&service));
+    let connections = TaskTracker::new();
+    let listener = bound.listen().map_err(failed)?;
+    say(format_args!("listening on {url}"));
+    tokio::select! {
+        () = accept(&listener, router, &service, &connections) => {}
+        kind = signals.end() => info!(signal = kind.as_raw_value(), "asked to end"),
+    }
+    drop(listener);
+    close(&service, &mut signals).await;
+    connections.close();
+    // Who does not take the last answer in time does without.
+    let _ = timeout(LAST_WORDS, connections.wait()).await;
+    Ok(())
+}
+
+/// What is served: who may call is decided before anything else.
+fn router(service: &Arc<Service>) -> Router {
+    let _ = service;
+    Router::new()
+}
+
+/// Takes connections, for ever.
+async fn accept(
+    listener: &Listener,
+    router: Router,
+    service: &Arc<Service>,
+    connections: &TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        // Nobody closes the semaphore.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((connection, peer)) => {
+                let served = connection::serve(connection, peer, router.clone(), service.closing());
+                connections.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, "cannot take a connection");
+                sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+/// Whether an error of `accept(2)` is about a connection that is gone already.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::InvalidInput
+    )
+}
+
+/// Ends the service: running commands have some time, unless a second signal comes.
+async fn close(service: &Service, signals: &mut Signals) {
+    let drain = service.settings().server.drain;
+    if service.running() > 0 {
+        let (running, seconds) = (service.running(), drain.as_secs_f64());
+        say(format_args!("{running} commands have {seconds} s to end; a second signal kills them"));
+    }
+    let mut closed = std::pin::pin!(service.close());
+    tokio::select! {
+        () = &mut closed => return,
+        _ = signals.end() => service.kill(),
+    }
+    closed.await;
+}

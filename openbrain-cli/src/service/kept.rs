@@ -1,0 +1,390 @@
+//! A command that goes on without the request that started it, and what is remembered of it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use openbrain::{
+    BackendName, Caller, ChildStdin, Event, Exec, Handle, Isolation, Output, Process, Record,
+    RecordKind, Recorder, Stdin,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Mutex as AsyncMutex, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    log::{Log, Slice},
+    running::Active,
+    shelf::Shelf,
+};
+
+/// What is kept of a stream whatever else needs memory.
+const LEAST_KEPT: u64 = 64 << 10;
+
+/// What is kept of a stream when neither request nor settings say how much.
+const DEFAULT_KEPT: u64 = 10 << 20;
+
+/// The longest record: what is kept and what is dropped is a whole number of them.
+const LONGEST_RECORD: usize = 16 << 10;
+
+/// How long input waits for a command that does not read it.
+const INPUT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command that goes on without its request.
+pub(crate) struct Kept {
+    exec_id: String,
+    exec: Exec,
+    caller: Caller,
+    started_at: SystemTime,
+    backend: BackendName,
+    isolation: Isolation,
+    handle: Handle,
+    stdin: AsyncMutex<Option<ChildStdin>>,
+    memory: Mutex<Memory>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What is remembered of its output and its end.
+struct Memory {
+    logs: [Log; 2],
+    /// The last record.
+    last: Option<Arc<Record>>,
+    end: Option<End>,
+}
+
+/// How it ended. The streams of the output are in the logs.
+enum End {
+    Output(Box<Output>),
+    Lost(Arc<openbrain::Result<Output>>),
+}
+
+/// A stream of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout = 0,
+    Stderr = 1,
+}
+
+/// How far a command has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Bytes of standard output so far.
+    pub(crate) stdout: u64,
+    /// Bytes of standard error so far.
+    pub(crate) stderr: u64,
+    /// Whether it has ended.
+    pub(crate) ended: bool,
+}
+
+/// What comes next in the events of a command.
+#[derive(Clone, Debug)]
+pub(crate) enum Item {
+    /// A record.
+    Record(Arc<Record>),
+    /// These records are not remembered any more.
+    Gap {
+        /// The first of them.
+        from_seq: u64,
+        /// The last of them.
+        to_seq: u64,
+    },
+}
+
+/// Why input did not reach the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InputFailure {
+    /// The command was not started with a pipe as its standard input.
+    NoPipe,
+    /// Its standard input is closed.
+    Closed,
+    /// It does not read; part of the input may be on its way.
+    NotRead,
+}
+
+/// The request without what may be secret or long: values of variables, and the input.
+pub(super) fn presentable(exec: &Exec) -> Exec {
+    let mut exec = exec.clone();
+    exec.env.values_mut().for_each(|value| "***".clone_into(value));
+    if exec.stdin != Stdin::Pipe {
+        exec.stdin = Stdin::Null;
+    }
+    exec
+}
+
+/// Takes what the command writes until it has ended, and forgets it some time later.
+pub(super) async fn drive(
+    mut process: Process,
+    kept: Arc<Kept>,
+    shelf: Arc<Shelf>,
+    mut active: Active,
+) {
+    let mut recorder = Recorder::default();
+    loop {
+        match process.next_event().await {
+            Ok(Some(event)) => {
+                if let Event::Ended(output) = &event {
+                    active.ended(output);
+                }
+                for event in pieces(event) {
+                    kept.add(recorder.record(event), &shelf);
+                }
+                kept.tell();
+            }
+            Ok(None) => break,
+            Err(error) => {
+                active.lost(&error);
+                kept.lose(error);
+                break;
+            }
+        }
+    }
+    drop((process, active));
+    kept.stdin.lock().await.take();
+    let exec_id = kept.exec_id.clone();
+    // The shelf may forget it earlier, and then its memory is to be free.
+    drop(kept);
+    shelf.ended(&exec_id);
+    sleep(shelf.keep()).await;
+    shelf.forget(&exec_id);
+}
+
+/// The event in records that are not too long.
+fn pieces(event: Event) -> Vec<Event> {
+    let cut = |bytes: Vec<u8>, kind: fn(Vec<u8>) -> Event| {
+        bytes.chunks(LONGEST_RECORD).map(|piece| kind(piece.to_vec())).collect()
+    };
+    match event {
+        Event::Stdout(bytes) => cut(bytes, Event::Stdout),
+        Event::Stderr(bytes) => cut(bytes, Event::Stderr),
+        other => vec![other],
+    }
+}
+
+impl Kept {
+    /// Remembers a process that has started; at most so many bytes of each stream.
+    pub(super) fn new(
+        exec: Exec,
+        caller: Caller,
+        process: &mut Process,
+        limit: Option<u64>,
+    ) -> Self {
+        // Everything is there twice, as bytes and as the text of a record.
+        let cost = limit.unwrap_or(DEFAULT_KEPT).saturating_mul(2);
+        Self {
+            exec_id: process.exec_id().to_owned(),
+            exec,
+            caller,
+            started_at: SystemTime::now(),
+            backend: process.backend(),
+            isolation: process.isolation().clone(),
+            handle: process.handle(),
+            stdin: AsyncMutex::new(process.take_stdin()),
+            memory: Mutex::new(Memory {
+                logs: [Log::new(cost), Log::new(cost)],
+                last: None,
+                end: None,
+            }),
+            progress: watch::Sender::default(),
+        }
+    }
+
+    pub(crate) fn exec_id(&self) -> &str {
+        &self.exec_id
+    }
+
+    /// What was asked for, without the values of variables and the input.
+    pub(crate) fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    pub(crate) fn started_at(&self) -> SystemTime {
+        self.started_at
+    }
+
+    pub(crate) fn backend(&self) -> BackendName {
+        self.backend
+    }
+
+    pub(crate) fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    /// How far it has come.
+    pub(crate) fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Waits until it has come further than this.
+    pub(crate) async fn changed(&self, seen: Progress) -> Progress {
+        let mut progress = self.progress.subscribe();
+        // The sender is here, so there is always something to wait for.
+        let _ = progress.wait_for(|now| now.ended || *now != seen).await;
+        self.progress()
+    }
+
+    /// Waits until it has ended, and tells how.
+    pub(crate) async fn ended(&self) -> Arc<openbrain::Result<Output>> {
+        loop {
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            self.changed(self.progress()).await;
+        }
+    }
+
+    /// How it ended, with the beginning and the end of its output; `None` while it runs.
+    pub(crate) fn outcome(&self) -> Option<Arc<openbrain::Result<Output>>> {
+        let memory = self.memory();
+        match memory.end.as_ref()? {
+            End::Lost(result) => Some(Arc::clone(result)),
+            End::Output(output) => {
+                let mut output = Output::clone(output);
+                let [stdout, stderr] = &memory.logs;
+                (output.stdout, output.stderr) = (stdout.captured(), stderr.captured());
+                Some(Arc::new(Ok(output)))
+            }
+        }
+    }
+
+    /// Waits for the record after this number; `None` when there is none any more.
+    pub(crate) async fn event_after(&self, seq: u64) -> Option<Item> {
+        loop {
+            let seen = self.progress();
+            match self.memory().after(seq) {
+                Some(item) => return Some(item),
+                None if seen.ended => return None,
+                None => {}
+            }
+            self.changed(seen).await;
+        }
+    }
+
+    /// At most `most` bytes of a stream from an offset on.
+    pub(crate) fn read(&self, stream: Stream, offset: u64, most: usize) -> Slice {
+        let memory = self.memory();
+        let ended = memory.end.is_some();
+        Slice { ended, ..memory.logs[stream as usize].read(offset, most) }
+    }
+
+    /// Writes to its standard input, and closes it when this is all.
+    pub(crate) async fn write(&self, bytes: &[u8], all: bool) -> Result<(), InputFailure> {
+        if self.exec.stdin != Stdin::Pipe {
+            return Err(InputFailure::NoPipe);
+        }
+        let mut stdin = self.stdin.lock().await;
+        let writer = stdin.as_mut().ok_or(InputFailure::Closed)?;
+        let written = timeout(INPUT_PATIENCE, async {
+            writer.write_all(bytes).await?;
+            writer.flush().await
+        });
+        let result = match written.await {
+            Err(_) => Err(InputFailure::NotRead),
+            Ok(Err(_)) => Err(InputFailure::Closed),
+            Ok(Ok(())) => Ok(()),
+        };
+        if all || result == Err(InputFailure::Closed) {
+            stdin.take();
+        }
+        result
+    }
+
+    /// Sends a signal to its process group.
+    pub(crate) fn signal(&self, signal: i32) {
+        self.handle.signal(signal);
+    }
+
+    /// Ends it: TERM, half a second later KILL.
+    pub(crate) fn cancel(&self) {
+        self.handle.cancel();
+    }
+
+    /// Kills all its processes at once.
+    pub(crate) fn kill(&self) {
+        self.handle.kill();
+    }
+
+    /// What its output costs.
+    pub(super) fn cost(&self) -> u64 {
+        self.memory().cost()
+    }
+
+    fn add(&self, records: Vec<Record>, shelf: &Shelf) {
+        for record in records {
+            let change = self.memory().add(record);
+            if !shelf.grow(change) {
+                let freed = self.memory().trim();
+                shelf.grow(-freed);
+            }
+        }
+    }
+
+    fn lose(&self, error: openbrain::Error) {
+        self.memory().end = Some(End::Lost(Arc::new(Err(error))));
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let memory = self.memory();
+        let [stdout, stderr] = memory.logs.each_ref().map(Log::total);
+        self.progress.send_replace(Progress { stdout, stderr, ended: memory.end.is_some() });
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    fn cost(&self) -> u64 {
+        self.logs.iter().map(Log::cost).sum()
+    }
+
+    /// Adds a record, and tells what that costs.
+    fn add(&mut self, record: Record) -> i64 {
+        let before = self.cost() as i64;
+        let record = Arc::new(record);
+        let (stream, data) = match &record.kind {
+            RecordKind::Stdout(data) => (Stream::Stdout, data),
+            RecordKind::Stderr(data) => (Stream::Stderr, data),
+            RecordKind::Ended { result } => {
+                self.end = Some(End::Output(result.clone()));
+                self.last = Some(Arc::clone(&record));
+                return 0;
+            }
+        };
+        self.logs[stream as usize].push(Arc::clone(&record), &data.bytes());
+        self.cost() as i64 - before
+    }
+
+    /// Drops what need not be kept, and tells how much that was.
+    fn trim(&mut self) -> i64 {
+        let before = self.cost() as i64;
+        self.logs.iter_mut().for_each(|log| log.trim(LEAST_KEPT));
+        before - self.cost() as i64
+    }
+
+    /// The record after this number, or the gap before it.
+    fn after(&self, seq: u64) -> Option<Item> {
+        let streams = self.logs.iter().filter_map(|log| log.after(seq));
+        let last = self.last.iter().filter(|record| record.seq > seq);
+        let next = streams.chain(last).min_by_key(|record| record.seq)?;
+        Some(match next.seq {
+            next_seq if next_seq > seq + 1 => Item::Gap { from_seq: seq + 1, to_seq: next_seq - 1 },
+            _ => Item::Record(Arc::clone(next)),
+        })
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("exec_id", &self.exec_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! What the REST and the MCP server share: commands under a bound, and those that outlive a request.
+
+mod gate;
+mod kept;
+mod log;
+mod metrics;
+mod running;
+mod shelf;
+
+use std::{sync::Arc, time::Duration};
+
+use openbrain::{Caller, Engine, Event, Exec, Output, Process, Settings};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use self::{
+    gate::Gate,
+    running::{Active, Running},
+    shelf::Shelf,
+};
+pub(crate) use self::{
+    kept::{InputFailure, Item, Kept, Progress, Stream},
+    log::Slice,
+    metrics::Metrics,
+};
+
+/// How long killed commands have to be gone.
+const LAST_WAIT: Duration = Duration::from_secs(3);
+
+/// Runs commands for callers, not too many at once, and remembers those that outlive a request.
+#[derive(Debug)]
+pub(crate) struct Service {
+    engine: Engine,
+    gate: Gate,
+    shelf: Arc<Shelf>,
+    running: Arc<Running>,
+    metrics: Arc<Metrics>,
+    /// Nothing more is started.
+    closing: CancellationToken,
+    /// Nothing more is waited for.
+    killed: CancellationToken,
+}
+
+/// Why a command was not started.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The library refused it, or could not start it.
+    Library(openbrain::Error),
+    /// Too many commands run and too many requests wait.
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The server is about to end.
+    Closing,
+}
+
+/// A command that belongs to one request: dropping it kills the command with all its processes.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    process: Process,
+    active: Active,
+}
+
+impl Service {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let server = &settings.server;
+        Arc::new(Self {
+            gate: Gate::new(server.max_execs, server.max_queue),
+            shelf: Arc::new(Shelf::new(server.max_kept_output, server.keep)),
+            running: Arc::default(),
+            metrics: Arc::default(),
+            closing: CancellationToken::new(),
+            killed: CancellationToken::new(),
+            engine: Engine::new(settings),
+        })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        self.engine.settings()
+    }
+
+    /// The figures of this server, as text for Prometheus.
+    pub(crate) fn metrics(&self) -> String {
+        self.metrics.text(self.gate.waiting(), self.shelf.used())
+    }
+
+    /// Cancelled when nothing more is started because the server is about to end.
+    pub(crate) fn closing(&self) -> CancellationToken {
+        self.closing.clone()
+    }
+
+    /// How many commands run now.
+    pub(crate) fn running(&self) -> usize {
+        self.running.count()
+    }
+
+    /// Whether nothing more is started because the server is about to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Starts a command that belongs to its request.
+    pub(crate) async fn attach(&self, exec: Exec, caller: Caller) -> Result<Attached, Refusal> {
+        let (process, active) = self.start(exec, &caller).await?;
+        Ok(Attached { process, active })
+    }
+
+    /// Starts a command that goes on without its request, and is remembered when it has ended.
+    /// Dropping the future before it is ready kills the command.
+    pub(crate) async fn keep(&self, exec: Exec, caller: Caller) -> Result<Arc<Kept>, Refusal> {
+        let limit = exec.limits.output.or(self.settings().security.sandbox.limits.output);
+        let shown = kept::presentable(&exec);
+        let (mut process, active) = self.start(exec, &caller).await?;
+        let kept = Arc::new(Kept::new(shown, caller, &mut process, limit));
+        self.shelf.put(&kept);
+        let driven = kept::drive(process, Arc::clone(&kept), Arc::clone(&self.shelf), active);
+        tokio::spawn(driven.in_current_span());
+        Ok(kept)
+    }
+
+    /// The command of this name, which is as good as a key: nobody can guess it.
+    pub(crate) fn find(&self, exec_id: &str) -> Option<Arc<Kept>> {
+        self.shelf.find(exec_id)
+    }
+
+    /// The commands of a caller that are remembered, the newest first.
+    pub(crate) fn list(&self, caller: &Caller) -> Vec<Arc<Kept>> {
+        self.shelf.of(caller)
+    }
+
+    /// Ends the service: nothing more is started, running commands have some time to end by
+    /// themselves, and are killed then.
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        let drained = timeout(self.settings().server.drain, self.running.none());
+        tokio::select! {
+            _ = drained => {}
+            () = self.killed.cancelled() => {}
+        }
+        self.kill();
+        // What is not gone by now is killed by the kernel when this process is.
+        let _ = timeout(LAST_WAIT, self.running.none()).await;
+    }
+
+    /// Kills every command at once, and starts none any more.
+    pub(crate) fn kill(&self) {
+        self.closing.cancel();
+        self.killed.cancel();
+        self.running.kill();
+    }
+
+    async fn start(&self, exec: Exec, caller: &Caller) -> Result<(Process, Active), Refusal> {
+        let started = self.try_start(exec, caller).await;
+        if let Err(refusal) = &started {
+            self.metrics.refused(caller.surface, refusal.code());
+        }
+        started
+    }
+
+    async fn try_start(&self, exec: Exec, caller: &Caller) -> Result<(Process, Active), Refusal> {
+        let place = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(Refusal::Closing),
+            place = self.gate.enter() => place?,
+        };
+        let engine = self.engine.for_caller(caller.clone());
+        let began = Instant::now();
+        let process = tokio::select! {
+            process = engine.spawn(exec) => process.map_err(Refusal::Library)?,
+            () = self.killed.cancelled() => return Err(Refusal::Closing),
+        };
+        self.metrics.started(process.backend(), began.elapsed());
+        let metrics = Arc::clone(&self.metrics);
+        let active = Active::new(&self.running, metrics, place, caller, &process);
+        // Whoever kills everything may have looked just before.
+        if self.killed.is_cancelled() {
+            process.kill();
+        }
+        Ok((process, active))
+    }
+}
+
+impl Refusal {
+    /// The stable, machine-readable name.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Library(error) => error.code(),
+            Self::Busy { .. } => "busy",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+impl Attached {
+    pub(crate) fn exec_id(&self) -> &str {
+        self.process.exec_id()
+    }
+
+    /// Waits for the next event; a command whose events nobody takes waits too.
+    pub(crate) async fn next_event(&mut self) -> openbrain::Result<Option<Event>> {
+        let event = self.process.next_event().await?;
+        if let Some(Event::Ended(output)) = &event {
+            self.active.ended(output);
+        }
+        Ok(event)
+    }
+
+    /// Waits for the end, collecting the output up to the limit.
+    pub(crate) async fn wait(self) -> openbrain::Result<Output> {
+        let Self { process, mut active } = self;
+        let output = process.wait().await?;
+        active.ended(&output);
+        Ok(output)
+    }
+}
+
+#[cfg(test)]
+mod tests;
