@@ -28,6 +28,7 @@ fixture:
 # Unit, conformance, abuse, command-line, example and tidy tests, as the user who runs `make`.
 tests:
 	.ci/opensandbox run cargo test --workspace --locked --no-fail-fast
+	cargo test -p openbrain-cli --features otlp --test otlp --locked
 
 # The same test programs as an ordinary user, when `make` runs as root.
 tests-as-user:
@@ -46,6 +47,7 @@ bench:
 	cargo bench -p openbrain --bench stream
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
+	cargo bench -p openbrain-cli --bench serve
 
 # The long abuse tests.
 soak:

@@ -267,6 +267,10 @@ pub(crate) struct LogArgs {
     /// How much is logged.
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t)]
     pub(crate) log_level: LogLevel,
+    /// Send traces of requests to this OpenTelemetry collector (OTLP over HTTP).
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
 }
 
 /// What `openbrain doctor` was told.

@@ -12,6 +12,7 @@ mod exec;
 mod exit;
 mod failure;
 mod program;
+mod rest;
 mod sandbox;
 #[allow(unused_imports, reason = "used by the servers")]
 mod serve;

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    audit::Log,
     backend::{
-        Backend,
+        Backend, BoxFuture, Session,
         direct::Direct,
         embedded::{self, Embedded},
         helper,
@@ -15,20 +16,21 @@ use crate::{
     exec::Exec,
     new_sandbox::NewSandbox,
     output::Output,
-    process::Process,
-    session::Sandbox,
-    settings::Settings,
-    spec::Place,
+    process::{Observer, Process, new_exec_id},
+    session::{Runner, Sandbox},
+    settings::{AuditSettings, Settings},
+    spec::{Place, SessionSpec, Spec},
 };
 
 /// Runs commands under given [`Settings`].
 ///
 /// [`Exec::run`] and its siblings load the settings of the environment for each call; an `Engine`
 /// keeps them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     settings: Arc<Settings>,
     caller: Caller,
+    log: Arc<Log>,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
 }
@@ -36,7 +38,9 @@ pub struct Engine {
 impl Engine {
     /// An engine with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), ..Self::default() }
+        let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
+        let log = Arc::new(Log::new(file, max_size, keep_files));
+        Self { settings: Arc::new(settings), caller: Caller::default(), log, backend: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -71,15 +75,53 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// An [`Error`] says why the command could not be started: nothing has run then.
+    /// An [`Error`] says why the command could not be started: nothing has run then. Nothing is run
+    /// either when it is to be in the audit log and cannot be.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
-        let spec = self.settings.resolve_for(exec, &self.caller)?;
-        let backend = match &self.backend {
-            Some(backend) => Arc::clone(backend),
-            None => backend(&spec.place)?,
+        let resolve = |exec| self.settings.resolve_for(exec, &self.caller);
+        self.spawn_on(exec, resolve, |place| self.backend(place)).await
+    }
+
+    /// Starts a command where its resolved request says, and records it.
+    async fn spawn_on(
+        &self,
+        exec: Exec,
+        resolve: impl FnOnce(Exec) -> Result<Spec>,
+        backend: impl FnOnce(&Place) -> Arc<dyn Backend>,
+    ) -> Result<Process> {
+        let exec_id = new_exec_id();
+        let recorded = self.settings.audit.execs.include(&self.caller);
+        let asked = recorded.then(|| self.log.asked(&exec_id, &self.caller, &exec));
+        let spec = match resolve(exec) {
+            Ok(spec) => spec,
+            Err(error) => {
+                asked.map(|asked| asked.refused(&error)).transpose()?;
+                return Err(error);
+            }
         };
-        let running = backend.spawn(&spec).await?;
-        Ok(Process::start(running, &spec))
+        let entry = asked.map(|asked| asked.start(&spec)).transpose()?;
+        let backend = backend(&spec.place);
+        match backend.spawn(&spec).await {
+            Ok(running) => {
+                let observer = entry.map(|entry| Box::new(entry) as Box<dyn Observer>);
+                Ok(Process::start(running, &spec, exec_id, observer))
+            }
+            Err(error) => {
+                if let Some(entry) = entry {
+                    entry.not_started(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn backend(&self, place: &Place) -> Arc<dyn Backend> {
+        match (&self.backend, place) {
+            (Some(backend), _) => Arc::clone(backend),
+            (None, Place::Direct) => Arc::new(Direct),
+            (None, Place::Embedded(_)) => Arc::new(Embedded),
+            (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
+        }
     }
 
     /// Runs a command to its end and collects its output.
@@ -110,7 +152,7 @@ impl Engine {
     ///
     /// An [`Error`] says why the sandbox could not be made: nothing of it is left then.
     pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
-        let spec = self.settings.resolve_sandbox(new)?;
+        let spec = self.settings.resolve_sandbox(new, &self.caller)?;
         if self.backend.is_some() {
             return Err(Error::unavailable(
                 "a backend of your own has no sandboxes that stay open",
@@ -121,7 +163,23 @@ impl Engine {
             Place::Opensandbox(..) => opensandbox::open(&spec).await?,
             Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
         };
-        Ok(Sandbox::new(session, spec))
+        Ok(Sandbox::new(session, spec, Arc::new(self.clone())))
+    }
+}
+
+impl Runner for Engine {
+    fn spawn<'a>(
+        &'a self,
+        session: &'a Arc<dyn Session>,
+        spec: &'a SessionSpec,
+        exec: Exec,
+    ) -> BoxFuture<'a, Result<Process>> {
+        let resolve = |exec: Exec| {
+            self.settings.check_inside(&exec, &self.caller)?;
+            spec.bind(exec)
+        };
+        let inside = Arc::clone(session);
+        Box::pin(self.spawn_on(exec, resolve, |_| inside))
     }
 }
 
@@ -198,11 +256,9 @@ impl Exec {
     }
 }
 
-fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
-    match place {
-        Place::Direct => Ok(Arc::new(Direct)),
-        Place::Embedded(_) => Ok(Arc::new(Embedded)),
-        Place::Opensandbox(..) => Ok(Arc::new(OpenSandbox)),
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new(Settings::default())
     }
 }
 

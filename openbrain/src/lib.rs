@@ -54,6 +54,8 @@ mod spec;
 
 mod process;
 
+pub mod audit;
+
 pub mod backend;
 
 mod session;
@@ -82,6 +84,6 @@ pub use self::{
     secret::Secret,
     session::{FileEntry, FileKind, Files, Sandbox, Transfer},
     settings::Settings,
-    spec::{Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
-    units::{MAX_TIMEOUT, parse_duration, parse_size},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
+    units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

@@ -31,22 +31,35 @@ const KNOWN_DUPLICATES: [&str; 2] = ["getrandom", "syn"];
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
-    ("error", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
-    ("units", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
-    ("check", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
-    ("sandbox", &["exec", "output", "settings", "process", "backend", "engine", "doctor"]),
-    ("exec", &["settings", "process", "backend", "engine", "doctor"]),
-    ("script", &["exec", "settings", "process", "backend", "engine", "doctor"]),
-    ("output", &["exec", "settings", "process", "backend", "engine", "doctor"]),
-    ("event", &["exec", "settings", "process", "backend", "engine", "doctor"]),
-    ("spec", &["settings", "process", "engine", "doctor"]),
-    ("settings", &["process", "backend", "engine", "doctor"]),
-    ("new_sandbox", &["settings", "session", "process", "backend", "engine", "doctor"]),
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 19] = [
+    ("error", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("units", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("check", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("sandbox", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("exec", &["settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("script", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("output", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("event", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
+    ("spec", &["settings", "process", "audit", "engine", "doctor"]),
+    ("settings", &["process", "backend", "audit", "engine", "doctor"]),
+    (
+        "process",
+        &[
+            "settings",
+            "session",
+            "audit",
+            "engine",
+            "doctor",
+            "backend::direct",
+            "backend::embedded",
+        ],
+    ),
+    ("new_sandbox", &["settings", "session", "process", "backend", "audit", "engine", "doctor"]),
     (
         "session",
         &[
             "settings",
+            "audit",
             "engine",
             "doctor",
             "backend::direct",
@@ -54,21 +67,19 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
             "backend::opensandbox",
         ],
     ),
-    (
-        "process",
-        &["settings", "session", "engine", "doctor", "backend::direct", "backend::embedded"],
-    ),
+    ("audit", &["settings", "backend", "engine", "doctor"]),
+    ("backend/contained", &["spec", "settings", "process", "audit", "engine", "doctor"]),
     (
         "backend/helper",
-        &["settings", "session", "process", "engine", "doctor", "backend::embedded"],
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
     ),
     (
         "backend/direct",
-        &["settings", "session", "process", "engine", "doctor", "backend::embedded"],
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
     ),
     (
         "backend/embedded",
-        &["settings", "session", "process", "engine", "doctor", "backend::direct"],
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::direct"],
     ),
     (
         "backend/opensandbox",
@@ -76,6 +87,7 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
             "settings",
             "session",
             "process",
+            "audit",
             "engine",
             "doctor",
             "backend::direct",

@@ -8,6 +8,10 @@ use tracing_subscriber::{
     Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
+#[cfg(feature = "otlp")]
+use super::otlp::Traces;
+use crate::{args::LogArgs, failure::Result};
+
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -34,18 +38,41 @@ pub(crate) enum LogLevel {
     Debug,
 }
 
-/// Begins to log. Called once.
-pub(crate) fn start(format: LogFormat, level: LogLevel) {
-    let level = LevelFilter::from(level);
-    // What libraries tell is of interest only when it is a problem, or when somebody looks for one.
-    let others = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
-    let filter = Targets::new().with_target("openbrain", level).with_default(others);
-    let lines = fmt::layer().with_writer(io::stderr);
-    let lines = match format {
-        LogFormat::Text => lines.with_ansi(false).with_target(false).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+/// The log of this process.
+#[derive(Debug)]
+pub(crate) struct Log {
+    #[cfg(feature = "otlp")]
+    _traces: Option<Traces>,
+}
+
+impl Log {
+    /// Begins to log. Called once.
+    pub(crate) fn start(args: &LogArgs) -> Result<Self> {
+        let level = LevelFilter::from(args.log_level);
+        // What libraries tell is of interest only when it is a problem, or when somebody looks for
+        // one.
+        let others = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
+        let filter = Targets::new().with_target("openbrain", level).with_default(others);
+        let lines = fmt::layer().with_writer(io::stderr);
+        let lines = match args.log_format {
+            LogFormat::Text => lines.with_ansi(false).with_target(false).boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        };
+        let to = tracing_subscriber::registry().with(lines.with_filter(filter));
+        #[cfg(feature = "otlp")]
+        let (to, _traces) = {
+            let traces = args.otlp.as_deref().map(Traces::to).transpose()?;
+            (to.with(traces.as_ref().map(Traces::layer)), traces)
+        };
+        to.init();
+        Ok(Self {
+            #[cfg(feature = "otlp")]
+            _traces,
+        })
+    }
+
+    /// Sends what is on its way to a collector.
+    pub(crate) fn finish(self) {}
 }
 
 impl From<LogLevel> for LevelFilter {

@@ -3,6 +3,8 @@
 mod connection;
 mod listener;
 mod logs;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod peer;
 mod request;
 
@@ -21,15 +23,16 @@ use tracing::{info, warn};
 
 use self::listener::{Bound, Listener};
 pub(crate) use self::{
-    logs::{LogFormat, LogLevel},
+    logs::{Log, LogFormat, LogLevel},
     peer::Peer,
 };
 use crate::{
-    args::{LogArgs, ServeArgs},
+    args::ServeArgs,
     config,
     console::say,
     exit,
     failure::{Failure, Result},
+    rest,
     service::Service,
     settle,
     signals::Signals,
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
     let settings = config::load_for_server(&args.settings, args.listen.as_deref())?.settings;
     check_exposure(&settings)?;
     let bound = Bound::at(&settings.server.listen)?;
-    start_log(&args.log);
+    let log = Log::start(&args.log)?;
     allow_many_files();
     let file = bound.file();
     let runtime = Builder::new_multi_thread()
@@ -65,13 +68,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
         // It may be gone already.
         let _ = fs::remove_file(socket);
     }
+    log.finish();
     settle::wait(true);
     result.map(|()| exit::SUCCESS)
-}
-
-/// Begins to log as the flags say.
-pub(crate) fn start_log(args: &LogArgs) {
-    logs::start(args.log_format, args.log_level);
 }
 
 /// Allows this process as many open files as a busy server needs; the usual soft limit of 1024 is
@@ -106,7 +105,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
         protect_port(address.port());
     }
     let service = Service::new(settings);
-    let router = request::traced(router(&service));
+    let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
+    let router = request::traced(router(&service, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
     say(format_args!("listening on {url}"));
@@ -123,9 +123,9 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
 }
 
 /// What is served: who may call is decided before anything else.
-fn router(service: &Arc<Service>) -> Router {
-    let _ = service;
-    Router::new()
+fn router(service: &Arc<Service>, listening: &Listen) -> Router {
+    let served = rest::router(Arc::clone(service));
+    rest::guard::layer(served, &service.settings().server, listening)
 }
 
 /// Takes connections, for ever.

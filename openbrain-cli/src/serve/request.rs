@@ -28,6 +28,8 @@ async fn trace(request: Request, next: Next) -> Response {
         path = request.uri().path(),
         trace_id = trace_id(request.headers()),
     );
+    #[cfg(feature = "otlp")]
+    super::otlp::join_trace(&span, request.headers());
     async {
         let began = Instant::now();
         let mut response = next.run(request).await;

@@ -6,7 +6,7 @@ use crate::{
     exec::Exec,
     sandbox::Limits,
     script::SHELL,
-    spec::{SessionSpec, Spec, check_workdir},
+    spec::{InheritEnv, SessionSpec, Spec, check_workdir},
 };
 
 impl SessionSpec {
@@ -40,6 +40,7 @@ impl SessionSpec {
             env,
             stdin: exec.stdin,
             tty: exec.tty,
+            inherit_env: InheritEnv::default(),
             limits: self.narrowed(&exec.limits),
             warnings: Vec::new(),
         })
@@ -83,10 +84,10 @@ mod tests {
     use std::{path::Path, time::Duration};
 
     use super::{Exec, Limits};
-    use crate::{new_sandbox::NewSandbox, settings::Settings, spec::SessionSpec};
+    use crate::{caller::Caller, new_sandbox::NewSandbox, settings::Settings, spec::SessionSpec};
 
     fn session(new: NewSandbox) -> SessionSpec {
-        Settings::default().resolve_sandbox(new).unwrap()
+        Settings::default().resolve_sandbox(new, &Caller::default()).unwrap()
     }
 
     #[test]

@@ -50,6 +50,18 @@ use crate::{
 pub struct Sandbox {
     session: Arc<dyn Session>,
     spec: SessionSpec,
+    runner: Arc<dyn Runner>,
+}
+
+/// Who starts the commands of a sandbox: it knows what its maker may ask for, and what is recorded.
+pub(crate) trait Runner: Send + Sync {
+    /// Starts a command in a sandbox with this specification.
+    fn spawn<'a>(
+        &'a self,
+        session: &'a Arc<dyn Session>,
+        spec: &'a SessionSpec,
+        exec: Exec,
+    ) -> BoxFuture<'a, Result<Process>>;
 }
 
 impl Sandbox {
@@ -58,8 +70,12 @@ impl Sandbox {
         NewSandbox::default()
     }
 
-    pub(crate) fn new(session: Arc<dyn Session>, spec: SessionSpec) -> Self {
-        Self { session, spec }
+    pub(crate) fn new(
+        session: Arc<dyn Session>,
+        spec: SessionSpec,
+        runner: Arc<dyn Runner>,
+    ) -> Self {
+        Self { session, spec, runner }
     }
 
     /// Starts a command in the sandbox.
@@ -72,9 +88,7 @@ impl Sandbox {
     /// As [`Engine::spawn`](crate::Engine::spawn); `invalid_request` also for options that belong to
     /// the sandbox (mounts, network, memory), and while it is paused; `sandbox_lost` when it has ended.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
-        let spec = self.spec.bind(exec)?;
-        let running = self.session.spawn(&spec).await?;
-        Ok(Process::start(running, &spec))
+        self.runner.spawn(&self.session, &self.spec, exec).await
     }
 
     /// Runs a command in the sandbox to its end and collects its output.

@@ -13,7 +13,7 @@ use crate::{
     exec::Exec,
     sandbox::{Limits, Mount, Network, WORKSPACE},
     script::SHELL,
-    spec::{Place, SandboxSpec, ServerSpec, Spec, check_workdir},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec, check_workdir},
 };
 
 /// What to do when a request that would run directly has options of a sandbox.
@@ -76,7 +76,19 @@ impl Settings {
         };
         let shell = shell.unwrap_or_else(|| SHELL.into());
         let timeout = timeout.or(default_timeout);
-        Ok(Spec { place, command, shell, timeout, workdir, env, stdin, tty, limits, warnings })
+        Ok(Spec {
+            place,
+            command,
+            shell,
+            timeout,
+            workdir,
+            env,
+            inherit_env: InheritEnv::All,
+            stdin,
+            tty,
+            limits,
+            warnings,
+        })
     }
 }
 
@@ -175,6 +187,7 @@ impl SandboxSettings {
         let sandbox = SandboxSpec {
             mounts: self.mounts(wishes.mounts)?,
             expose: self.expose(wishes.expose)?,
+            within: None,
             network,
             allowed_hosts,
             system: self.system,

@@ -1,6 +1,7 @@
 //! From a request for a sandbox that stays open to a [`SessionSpec`].
 
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     new_sandbox::NewSandbox,
     settings::Settings,
@@ -9,15 +10,15 @@ use crate::{
 
 impl Settings {
     /// Fills in what the request for a sandbox leaves open and applies the policy, as
-    /// [`Settings::resolve`] does for one command. Pure.
+    /// [`Settings::resolve_for`] does for one command of this caller. Pure.
     ///
     /// # Errors
     ///
-    /// As [`Settings::resolve`]; `invalid_request` also for an image without a server, and for names
+    /// As [`Settings::resolve_for`]; `invalid_request` also for an image without a server, and for names
     /// that cannot be kept.
-    pub fn resolve_sandbox(&self, new: NewSandbox) -> Result<SessionSpec> {
+    pub fn resolve_sandbox(&self, new: NewSandbox, caller: &Caller) -> Result<SessionSpec> {
         new.check_names()?;
-        let spec = self.resolve(new.as_exec())?;
+        let spec = self.resolve_for(new.as_exec(), caller)?;
         let Spec { mut place, timeout, workdir, env, limits, warnings, .. } = spec;
         match (&mut place, new.image) {
             (_, None) => {}
