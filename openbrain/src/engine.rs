@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    audit::Log,
     backend::{
         Backend,
         direct::Direct,
@@ -14,8 +15,8 @@ use crate::{
     error::{Error, Result},
     exec::Exec,
     output::Output,
-    process::Process,
-    settings::Settings,
+    process::{Observer, Process, new_exec_id},
+    settings::{AuditSettings, Settings},
     spec::Place,
 };
 
@@ -23,10 +24,11 @@ use crate::{
 ///
 /// [`Exec::run`] and its siblings load the settings of the environment for each call; an `Engine`
 /// keeps them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     settings: Arc<Settings>,
     caller: Caller,
+    log: Arc<Log>,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
 }
@@ -34,7 +36,9 @@ pub struct Engine {
 impl Engine {
     /// An engine with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), ..Self::default() }
+        let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
+        let log = Arc::new(Log::new(file, max_size, keep_files));
+        Self { settings: Arc::new(settings), caller: Caller::default(), log, backend: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -69,15 +73,41 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// An [`Error`] says why the command could not be started: nothing has run then.
+    /// An [`Error`] says why the command could not be started: nothing has run then. Nothing is run
+    /// either when it is to be in the audit log and cannot be.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
-        let spec = self.settings.resolve_for(exec, &self.caller)?;
-        let backend = match &self.backend {
-            Some(backend) => Arc::clone(backend),
-            None => backend(&spec.place)?,
+        let exec_id = new_exec_id();
+        let recorded = self.settings.audit.execs.include(&self.caller);
+        let asked = recorded.then(|| self.log.asked(&exec_id, &self.caller, &exec));
+        let spec = match self.settings.resolve_for(exec, &self.caller) {
+            Ok(spec) => spec,
+            Err(error) => {
+                asked.map(|asked| asked.refused(&error)).transpose()?;
+                return Err(error);
+            }
         };
-        let running = backend.spawn(&spec).await?;
-        Ok(Process::start(running, &spec))
+        let entry = asked.map(|asked| asked.start(&spec)).transpose()?;
+        match self.backend(&spec.place).spawn(&spec).await {
+            Ok(running) => {
+                let observer = entry.map(|entry| Box::new(entry) as Box<dyn Observer>);
+                Ok(Process::start(running, &spec, exec_id, observer))
+            }
+            Err(error) => {
+                if let Some(entry) = entry {
+                    entry.not_started(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn backend(&self, place: &Place) -> Arc<dyn Backend> {
+        match (&self.backend, place) {
+            (Some(backend), _) => Arc::clone(backend),
+            (None, Place::Direct) => Arc::new(Direct),
+            (None, Place::Embedded(_)) => Arc::new(Embedded),
+            (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
+        }
     }
 
     /// Runs a command to its end and collects its output.
@@ -144,11 +174,9 @@ impl Exec {
     }
 }
 
-fn backend(place: &Place) -> Result<Arc<dyn Backend>> {
-    match place {
-        Place::Direct => Ok(Arc::new(Direct)),
-        Place::Embedded(_) => Ok(Arc::new(Embedded)),
-        Place::Opensandbox(..) => Ok(Arc::new(OpenSandbox)),
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new(Settings::default())
     }
 }
 

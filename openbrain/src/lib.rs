@@ -52,6 +52,8 @@ mod spec;
 
 mod process;
 
+pub mod audit;
+
 pub mod backend;
 
 mod doctor;
@@ -76,6 +78,6 @@ pub use self::{
     script::languages,
     secret::Secret,
     settings::Settings,
-    spec::{Place, SandboxSpec, ServerSpec, Spec, System},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

@@ -19,7 +19,7 @@ fn stream(server: &Server, body: &serde_json::Value) -> Streaming {
 #[test]
 fn a_server_that_is_asked_to_end_lets_commands_end() {
     let mut server = Server::with("server:\n  drain_seconds: 60\n");
-    let command = "echo begun; mkfifo gate; read x < gate; echo done";
+    let command = "mkfifo gate; echo begun; read x < gate; echo done";
     let mut stream = stream(&server, &json!({ "command": command }));
     assert_eq!(stream.record()["data"], "begun\n");
     let mut idle = server.connect();

@@ -63,10 +63,11 @@ fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
     command.guarded(Program::default(), has_file, |program| command.execute(program, argv))
 }
 
-/// The caller's environment, with what the request sets. It is no setting: it belongs to the
-/// command, and nothing here looks into it.
+/// Our own environment as far as the command may see it, with what the request sets. It is no
+/// setting: it belongs to the command, and nothing here looks at the values.
 fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
     let mut env: Vec<_> = std::env::vars_os()
+        .filter(|(name, _)| spec.inherit_env.admits(name))
         .filter(|(name, _)| name.to_str().is_none_or(|name| !spec.env.contains_key(name)))
         .collect();
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));

@@ -1,5 +1,6 @@
 //! The seam: what every place to run offers to the supervision above it.
 
+mod contained;
 pub(crate) mod direct;
 pub(crate) mod embedded;
 pub(crate) mod helper;

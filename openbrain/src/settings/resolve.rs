@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     exec::Exec,
     sandbox::{Limits, Mount, Network, WORKSPACE},
-    spec::{Place, SandboxSpec, ServerSpec, Spec},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec},
 };
 
 /// The shell of a request that names none.
@@ -77,7 +77,19 @@ impl Settings {
         };
         let shell = shell.unwrap_or_else(|| SHELL.into());
         let timeout = timeout.or(default_timeout);
-        Ok(Spec { place, command, shell, timeout, workdir, env, stdin, tty, limits, warnings })
+        Ok(Spec {
+            place,
+            command,
+            shell,
+            timeout,
+            workdir,
+            env,
+            inherit_env: InheritEnv::All,
+            stdin,
+            tty,
+            limits,
+            warnings,
+        })
     }
 }
 
@@ -176,6 +188,7 @@ impl SandboxSettings {
         let sandbox = SandboxSpec {
             mounts: self.mounts(wishes.mounts)?,
             expose: self.expose(wishes.expose)?,
+            within: None,
             network,
             allowed_hosts,
             system: self.system,

@@ -16,6 +16,7 @@ mod sys;
 #[macro_use]
 mod host;
 
+mod callers;
 mod files;
 mod honesty;
 mod kernel;

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod audit;
 mod background;
 mod blocking;
 mod commands;
@@ -173,6 +174,18 @@ macro_rules! cases_of_every_place {
             host:
                 an_ignored_sigchld_changes_nothing,
             ;
+            audit:
+                start_and_end_are_recorded,
+                endings_are_told_apart_in_the_log,
+                what_is_cut_is_cut_in_the_log,
+                a_refused_request_is_recorded,
+                what_cannot_start_is_recorded,
+                nothing_runs_that_cannot_be_recorded,
+                an_end_that_cannot_be_recorded_is_a_warning,
+                a_dropped_process_has_an_end_in_the_log,
+                a_process_that_nobody_reads_has_an_end_in_the_log,
+                a_dropped_runtime_leaves_an_end_in_the_log,
+            ;
         }
     };
 }
@@ -184,6 +197,11 @@ macro_rules! cases_of_this_machine {
             $place, Beside;
             host:
                 a_killed_host_leaves_nothing,
+            ;
+            audit:
+                a_start_that_is_dropped_has_an_end_in_the_log,
+                those_are_recorded_that_the_settings_name,
+                a_record_without_room_leaves_nothing,
             ;
         }
         cases! {
@@ -243,6 +261,7 @@ mod direct {
         environment:
             the_environment_is_the_callers,
             a_variable_of_the_host_is_present,
+            a_remote_caller_sees_what_is_passed_on,
         ;
         workdir:
             the_callers_directory_is_the_default,

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     backend::{
-        BoxFuture, Control, Ended, Order, Running,
+        BoxFuture, Control, Ended, Order, Running, contained,
         helper::{
             self,
             wire::{Letter, bridge, letter},
@@ -52,6 +52,12 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
     };
     // Everything that can be refused here is, before the server is asked for anything.
     let job = Job::new(spec)?;
+    if let Some(roots) = &sandbox.within {
+        // The server opens what these texts name when it comes to it: see docs/SECURITY.md.
+        let mounts = sandbox.mounts.iter().map(|mount| &mount.source);
+        let mut paths = mounts.chain(&sandbox.expose);
+        paths.try_for_each(|path| contained::check_text(path, roots))?;
+    }
     let run = random_name();
     let request = create::request(spec, sandbox, server, &run)?;
     let policy = request.network_policy.clone();

@@ -8,7 +8,7 @@ use crate::{
     error::ErrorKind,
     exec::{Command, Stdin},
     sandbox::{Limits, Mount, MountMode, Network},
-    spec::{Place, SandboxSpec, ServerSpec, Spec},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec},
 };
 
 fn spec() -> Spec {
@@ -19,6 +19,7 @@ fn spec() -> Spec {
         timeout: None,
         workdir: None,
         env: BTreeMap::new(),
+        inherit_env: InheritEnv::All,
         stdin: Stdin::Null,
         tty: None,
         limits: Limits { memory: Some(512 << 20), cpus: Some(1.5), ..Limits::default() },
