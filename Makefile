@@ -53,7 +53,7 @@ bench:
 	cargo bench -p openbrain --bench egress
 	cargo bench -p openbrain-cli --bench serve
 
-# The long abuse tests, and 10,000 requests of rude clients.
+# The long abuse tests, and 200,000 requests of rude clients.
 soak:
 	cargo test --release -p openbrain --test abuse soak -- --ignored --nocapture
 	cargo test --release -p openbrain-cli --test rest soak -- --ignored --nocapture

@@ -184,6 +184,7 @@ mod tests {
                 assert!(page.contains(&title), "{title}");
             }
         }
+        assert!(page.contains("id=\"schema-Exec\""));
         for word in ["<script", "javascript:", " on", "http-equiv", "//"] {
             let markup: String = page.split(['<', '>']).skip(1).step_by(2).collect();
             assert!(!markup.contains(word.trim_start_matches('<')), "{word}");
