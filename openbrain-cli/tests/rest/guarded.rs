@@ -55,6 +55,22 @@ fn a_rebound_name_runs_nothing() {
 }
 
 #[test]
+fn nothing_of_a_body_is_asked_for_before_the_checks() {
+    let server = Server::start();
+    let host = server.host();
+    let waits = "Expect: 100-continue\r\nContent-Length: 24\r\n\r\n";
+    let first_status = |head: &str| {
+        let mut client = server.connect();
+        client.raw(format!("POST /exec HTTP/1.1\r\n{head}\r\n{waits}"));
+        client.streaming().head.status
+    };
+    assert_eq!(first_status(&format!("Host: {host}\r\nOrigin: null")), 403);
+    assert_eq!(first_status("Host: evil.example"), 403);
+    assert_eq!(first_status(&format!("Host: {host}\r\nSec-Fetch-Site: cross-site")), 403);
+    assert_eq!(first_status(&format!("Host: {host}")), 100);
+}
+
+#[test]
 fn a_form_of_another_page_runs_nothing() {
     let server = Server::start();
     // What a browser sends for a form with one field whose name is the body up to an `=`.
