@@ -11,6 +11,8 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+#[allow(dead_code)]
+mod mcp;
 mod program;
 mod sandbox;
 #[allow(unused_imports, reason = "used by the servers")]
