@@ -11,7 +11,6 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
-#[allow(dead_code)]
 mod mcp;
 mod program;
 mod sandbox;
@@ -55,6 +54,7 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Exec(args) => exec::run(*args),
         Command::Serve(args) => serve::run(&args),
+        Command::Mcp(args) => mcp::stdio::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Config(command) => config::run(command),

@@ -7,7 +7,11 @@ use openbrain::{
     settings::{Approval, Mode},
 };
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
-use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::transform_subschemas};
+use schemars::{
+    JsonSchema, Schema,
+    generate::{Contract, SchemaSettings},
+    transform::transform_subschemas,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -169,7 +173,7 @@ fn limited(mut schema: JsonObject, name: &str, most: Duration) -> Arc<JsonObject
 /// The schema of arguments, as plain as clients need it: some of them know neither references nor
 /// types that are a list.
 pub(super) fn input_schema<T: JsonSchema>() -> JsonObject {
-    let mut schema = schema::<T>();
+    let mut schema = schema::<T>(Contract::Deserialize);
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         properties.values_mut().for_each(without_null);
     }
@@ -178,12 +182,13 @@ pub(super) fn input_schema<T: JsonSchema>() -> JsonObject {
 }
 
 fn output_schema() -> JsonObject {
-    schema::<Report>()
+    schema::<Report>(Contract::Serialize)
 }
 
-/// The schema of a type in one piece.
-fn schema<T: JsonSchema>() -> JsonObject {
+/// The schema of a type in one piece, as it is read or as it is written.
+fn schema<T: JsonSchema>(contract: Contract) -> JsonObject {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.contract = contract;
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });

@@ -30,6 +30,7 @@ use crate::{
     console::say,
     exit,
     failure::{Failure, Result},
+    mcp,
     service::Service,
     settle,
     signals::Signals,
@@ -106,7 +107,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
         protect_port(address.port());
     }
     let service = Service::new(settings);
-    let router = request::traced(router(&service));
+    let mcp = mcp::http::service(&service).await.map_err(failed)?;
+    let router = request::traced(router(&service, mcp));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
     say(format_args!("listening on {url}"));
@@ -123,9 +125,9 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
 }
 
 /// What is served: who may call is decided before anything else.
-fn router(service: &Arc<Service>) -> Router {
+fn router(service: &Arc<Service>, mcp: mcp::http::Mcp) -> Router {
     let _ = service;
-    Router::new()
+    Router::new().nest_service("/mcp", mcp)
 }
 
 /// Takes connections, for ever.
