@@ -40,6 +40,11 @@ pub(crate) enum Command {
     /// token: OPENBRAIN_SERVER_TOKEN.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Serve commands to one MCP client, over standard input and output.
+    ///
+    /// The client starts it. Its commands end with it, and so does openbrain.
+    #[command(after_help = MCP_EXAMPLES)]
+    Mcp(McpArgs),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
     /// Show and remove openbrain's sandboxes on an OpenSandbox server.
@@ -82,6 +87,12 @@ const SERVE_EXAMPLES: &str = r#"Examples:
 
 Asked to end (Ctrl-C, SIGTERM), it lets running commands go on for `server.drain_seconds`; asked
 again, it kills them."#;
+
+const MCP_EXAMPLES: &str = r#"Examples:
+  claude mcp add openbrain -- openbrain mcp
+  codex mcp add openbrain -- openbrain mcp
+
+The same server is at `/mcp` of `openbrain serve`, over streamable HTTP."#;
 
 /// What `openbrain exec` was told.
 #[derive(Debug, Args)]
@@ -256,6 +267,15 @@ pub(crate) struct ServeArgs {
     /// Where to listen: ADDRESS:PORT, or unix:/path [default: 127.0.0.1:8000].
     #[arg(long, value_name = "PLACE")]
     pub(crate) listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain mcp` was told.
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]

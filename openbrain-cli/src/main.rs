@@ -12,6 +12,7 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+mod mcp;
 mod program;
 mod rest;
 mod sandbox;
@@ -55,6 +56,7 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Exec(args) => exec::run(*args),
         Command::Serve(args) => serve::run(&args),
+        Command::Mcp(args) => mcp::stdio::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Audit(args) => audit::run(&args),
