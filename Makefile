@@ -34,9 +34,11 @@ tests:
 tests-as-user:
 	.ci/opensandbox run .ci/as-user $(TEST_USER)
 
-# What the OpenAPI document promises, tried on a running server.
+# What the servers promise: the OpenAPI document tried on a running server, and MCP by its official
+# clients and their conformance suite.
 contract:
 	.ci/schemathesis
+	.ci/mcp
 
 # The commands of the README, in a clean clone.
 readme:

@@ -52,12 +52,12 @@ struct Watched {
     guard: Option<DropGuard>,
 }
 
-/// The MCP server for the commands of a service.
+/// The MCP server for the commands of a service, which listens there.
 ///
 /// # Errors
 ///
 /// When the system has no random bytes.
-pub(crate) async fn service(service: &Arc<Service>) -> io::Result<Mcp> {
+pub(crate) async fn service(service: &Arc<Service>, listening: &Listen) -> io::Result<Mcp> {
     let core = Core::new(Arc::clone(service)).await?;
     let settings = &service.settings().server;
     let mut sessions = LocalSessionManager::default();
@@ -68,15 +68,16 @@ pub(crate) async fn service(service: &Arc<Service>) -> io::Result<Mcp> {
     let inner = StreamableHttpService::new(
         move || Ok(Server::new(Arc::clone(&made))),
         Arc::clone(&sessions),
-        config(settings).with_cancellation_token(service.closing()),
+        config(settings, listening).with_cancellation_token(service.closing()),
     );
     Ok(Mcp { inner, sessions, core })
 }
 
-fn config(settings: &ServerSettings) -> StreamableHttpServerConfig {
+fn config(settings: &ServerSettings, listening: &Listen) -> StreamableHttpServerConfig {
+    let allowed = settings.allowed_origins.iter().map(|origin| with_port(origin));
     StreamableHttpServerConfig::default()
         .with_allowed_hosts(allowed_hosts(settings))
-        .with_allowed_origins(settings.allowed_origins.iter().map(|origin| with_port(origin)))
+        .with_allowed_origins(own_origins(listening).chain(allowed))
         .enforce_origin_validation()
         .with_json_response(true)
         .with_max_request_body_bytes(usize::try_from(settings.max_body).unwrap_or(usize::MAX))
@@ -90,6 +91,16 @@ fn allowed_hosts(settings: &ServerSettings) -> Vec<String> {
     };
     let usual = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     usual.into_iter().chain(own).chain(settings.allowed_names.iter().cloned()).collect()
+}
+
+/// The origins of this server itself, for clients that always send one.
+fn own_origins(listening: &Listen) -> impl Iterator<Item = String> {
+    let port = match listening {
+        Listen::Tcp(address) => Some(address.port()),
+        Listen::Unix(_) => None,
+    };
+    let names = ["localhost", "127.0.0.1", "[::1]"];
+    port.into_iter().flat_map(move |port| names.map(|name| format!("http://{name}:{port}")))
 }
 
 /// An origin with the port that its scheme means: rmcp takes one without for any port.

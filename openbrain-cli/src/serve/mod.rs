@@ -106,7 +106,7 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
     }
     let service = Service::new(settings);
     let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
-    let mcp = mcp::http::service(&service).await.map_err(failed)?;
+    let mcp = mcp::http::service(&service, &listening).await.map_err(failed)?;
     let router = request::traced(router(&service, mcp, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
