@@ -6,8 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import OPENBRAIN
 from mcp import Client, StdioServerParameters
+
+from conftest import OPENBRAIN
 
 pytestmark = pytest.mark.anyio
 

@@ -96,6 +96,16 @@ async def test_much_output_is_small_and_the_rest_can_be_read(reach):
         assert whole[600_000:600_014] in text(page)
 
 
+async def test_a_timeout_is_a_result_with_the_output_so_far(reach):
+    async with reach.client() as client:
+        arguments = {"command": "echo begun; sleep 1000", "timeout": 0.3}
+        result = await client.call_tool("exec_command", arguments)
+        assert not result.is_error
+        assert result.structured_content["status"] == "timed_out"
+        assert result.structured_content["stdout"] == "begun\n"
+        assert "timed out" in text(result) and "begun" in text(result)
+
+
 async def test_a_large_command_arrives_whole(reach):
     async with reach.client() as client:
         command = f": {'x' * 200_000}\necho done"
