@@ -4,9 +4,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use openbrain::{Mount, languages, parse_duration, parse_size};
+use openbrain::{Mount, Surface, languages, parse_duration, parse_size};
 
 use crate::{
+    audit::surface,
     env::Variable,
     serve::{LogFormat, LogLevel},
 };
@@ -44,6 +45,10 @@ pub(crate) enum Command {
     /// Show and remove openbrain's sandboxes on an OpenSandbox server.
     #[command(subcommand)]
     Sandbox(SandboxCommand),
+    /// Show who ran what: the audit log.
+    ///
+    /// A command whose end is not recorded is `unknown`: it still runs, or openbrain was killed.
+    Audit(AuditArgs),
     /// Show, check and create settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -277,6 +282,28 @@ pub(crate) struct LogArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print the report as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain audit` was told.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Show what is younger than this: 30m, 1h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) since: Option<Duration>,
+    /// Show this command alone.
+    #[arg(long, value_name = "ID")]
+    pub(crate) exec: Option<String>,
+    /// Show what came this way: library, cli, rest or mcp.
+    #[arg(long, value_name = "NAME", value_parser = surface)]
+    pub(crate) surface: Option<Surface>,
+    /// Show the last so many.
+    #[arg(short, long, value_name = "NUMBER")]
+    pub(crate) number: Option<usize>,
+    /// Print the records as they are, as lines of JSON.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

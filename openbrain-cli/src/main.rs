@@ -4,6 +4,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod args;
+mod audit;
 mod config;
 mod console;
 mod doctor;
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Serve(args) => serve::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
+        Command::Audit(args) => audit::run(&args),
         Command::Config(command) => config::run(command),
         Command::Completions { shell } => {
             let mut text = Vec::new();
