@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::{listener::Connection, peer::Peer};
+use super::{impatient::Impatient, listener::Connection, peer::Peer};
 
 /// How long a client has for the head of a request, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(connection), service);
+        .serve_connection(TokioIo::new(Impatient::new(connection)), service);
     let mut served = pin!(served);
     let answered = async {
         tokio::select! {

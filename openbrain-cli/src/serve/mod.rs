@@ -1,6 +1,7 @@
 //! `openbrain serve`: one socket, the REST server on it and the MCP server at `/mcp`.
 
 mod connection;
+mod impatient;
 mod listener;
 mod logs;
 #[cfg(feature = "otlp")]
