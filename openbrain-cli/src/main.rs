@@ -16,9 +16,7 @@ mod mcp;
 mod program;
 mod rest;
 mod sandbox;
-#[allow(unused_imports, reason = "used by the servers")]
 mod serve;
-#[allow(dead_code, unused_imports, reason = "used by the servers")]
 mod service;
 mod settle;
 mod signals;

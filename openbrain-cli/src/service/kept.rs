@@ -323,11 +323,6 @@ impl Kept {
         self.handle.cancel();
     }
 
-    /// Kills all its processes at once.
-    pub(crate) fn kill(&self) {
-        self.handle.kill();
-    }
-
     /// What its output costs.
     pub(super) fn cost(&self) -> u64 {
         self.memory().cost()
