@@ -18,7 +18,7 @@ const WHOLE: Duration = Duration::from_secs(300);
 
 /// Bodies longer than this are read a few at a time.
 const SHORT: usize = 64 << 10;
-const LONG_ONES: usize = 8;
+const LONG_ONES: usize = 4;
 
 /// How long a long body waits for another one to be done with.
 const WAIT: Duration = Duration::from_secs(10);

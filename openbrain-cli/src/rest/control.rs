@@ -130,14 +130,7 @@ pub(super) async fn signal(
 }
 
 fn number(json: &[u8]) -> Result<i32> {
-    // A list of values would do for serde.
-    if !fields::syntax(json)?.is_object() {
-        return Err(Problem::invalid("the body is no JSON object")
-            .remedy("send an object: {\"signal\": \"TERM\"}"));
-    }
-    let asked: SignalRequest =
-        serde_json::from_slice(json).map_err(|error| Problem::invalid(error.to_string()))?;
-    match asked.signal {
+    match fields::read_as::<SignalRequest>(json)?.signal {
         // The last real-time signal is 64.
         NameOrNumber::Number(number @ 1..=64) => Ok(number),
         NameOrNumber::Number(number) => {

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use openbrain::{Exec, nearest};
 use schemars::generate::SchemaSettings;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::problem::{BadField, Problem, Result};
@@ -18,16 +19,71 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 const MOST_ERRORS: usize = 32;
 const MOST_TEXT: usize = 300;
 
+/// Bodies longer than this are not searched for every mistake.
+const LONG: usize = 64 << 10;
+
 /// Names that are read and not in the schema, because they are second names.
 const ALIASES: [&str; 1] = ["mount"];
 
 /// Reads the JSON of a request.
 pub(super) fn read(json: &[u8]) -> Result<Exec> {
-    let value = syntax(json)?;
-    let Value::Object(fields) = value else {
+    check_text(json)?;
+    if !is_object(json) {
+        syntax::<IgnoredAny>(json)?;
         return Err(Problem::invalid("the body is no JSON object")
             .remedy("send an object: {\"command\": \"ls -la\"}"));
-    };
+    }
+    // Serde would take a list of values, too, and tells of the first mistake alone.
+    serde_json::from_slice(json).map_err(|error| {
+        let complaints = complaints(json).map(|errors| (!errors.is_empty()).then_some(errors));
+        match complaints {
+            Err(malformed) => malformed,
+            Ok(Some(errors)) => Problem::fields(errors),
+            // A name that is there twice, of which a value does not tell.
+            Ok(None) => Problem::invalid(cut(&error.to_string())),
+        }
+    })
+}
+
+/// Reads a JSON object of another kind.
+pub(super) fn read_as<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
+    check_text(json)?;
+    syntax::<IgnoredAny>(json)?;
+    if !is_object(json) {
+        return Err(Problem::invalid("the body is no JSON object"));
+    }
+    serde_json::from_slice(json).map_err(|error| Problem::invalid(cut(&error.to_string())))
+}
+
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"{")
+}
+
+fn check_text(json: &[u8]) -> Result<()> {
+    if json.trim_ascii().is_empty() {
+        return Err(Problem::malformed("the body is empty")
+            .remedy("send a JSON object: {\"command\": \"ls -la\"}"));
+    }
+    std::str::from_utf8(json).map(drop).map_err(|error| {
+        let at = error.valid_up_to();
+        Problem::malformed(format!("the body is not UTF-8 at byte {at}"))
+    })
+}
+
+fn syntax<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| {
+        Problem::malformed(format!("the body is not JSON: {error}"))
+            .remedy("`curl -d @file` strips line breaks: use `--data-binary @file`")
+    })
+}
+
+/// Every field that is wrong. A long body is not looked at for more than its form: its values would
+/// take many times its memory.
+fn complaints(json: &[u8]) -> Result<Vec<BadField>> {
+    if json.len() > LONG {
+        return syntax::<IgnoredAny>(json).map(|_| Vec::new());
+    }
+    let fields: Map<String, Value> = syntax(json)?;
     let mut errors = Vec::new();
     for (name, value) in &fields {
         unknown(&SCHEMA, "", name, value, &mut errors);
@@ -41,29 +97,9 @@ pub(super) fn read(json: &[u8]) -> Result<Exec> {
     if !fields.contains_key("command") {
         errors.push(BadField { pointer: "/command".into(), detail: "`command` is missing".into() });
     }
-    if !errors.is_empty() {
-        errors.truncate(MOST_ERRORS);
-        errors.iter_mut().for_each(|error| error.pointer = cut(&error.pointer).to_owned());
-        return Err(Problem::fields(errors));
-    }
-    // Only the text itself tells of a name that is there twice.
-    serde_json::from_slice(json).map_err(|error| Problem::invalid(error.to_string()))
-}
-
-/// Reads any JSON.
-pub(super) fn syntax(json: &[u8]) -> Result<Value> {
-    if json.trim_ascii().is_empty() {
-        return Err(Problem::malformed("the body is empty")
-            .remedy("send a JSON object: {\"command\": \"ls -la\"}"));
-    }
-    if let Err(error) = std::str::from_utf8(json) {
-        let at = error.valid_up_to();
-        return Err(Problem::malformed(format!("the body is not UTF-8 at byte {at}")));
-    }
-    serde_json::from_slice(json).map_err(|error| {
-        Problem::malformed(format!("the body is not JSON: {error}"))
-            .remedy("`curl -d @file` strips line breaks: use `--data-binary @file`")
-    })
+    errors.truncate(MOST_ERRORS);
+    errors.iter_mut().for_each(|error| error.pointer = cut(&error.pointer).to_owned());
+    Ok(errors)
 }
 
 /// Notes a field that its schema does not know, or those inside of it.
@@ -226,6 +262,18 @@ mod tests {
         ] {
             assert!(refused(&body).1.to_string().len() < 16 << 10);
         }
+    }
+
+    #[test]
+    fn a_long_body_has_one_complaint() {
+        let long = format!(r#"{{"command": "ls", "timeot": 1, "stdin": "{}""#, "x".repeat(99_999));
+        assert_eq!(refused(&long).0, Code::MalformedRequest);
+        let (code, problem) = refused(&(long + "}"));
+        assert_eq!(code, Code::InvalidRequest);
+        assert!(
+            problem["detail"].as_str().unwrap().contains("unknown field `timeot`"),
+            "{problem}"
+        );
     }
 
     #[test]

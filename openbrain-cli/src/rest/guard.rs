@@ -232,7 +232,8 @@ fn preflight(asked: &HeaderMap) -> Response {
 fn share_with(origin: HeaderValue, headers: &mut HeaderMap) {
     const SHOWN: HeaderValue = HeaderValue::from_static(
         "location, retry-after, preference-applied, openbrain-exec-id, openbrain-offset, \
-         openbrain-next-offset, openbrain-total, openbrain-ended, mcp-session-id",
+         openbrain-next-offset, openbrain-total, openbrain-ended, mcp-session-id, \
+         x-request-id",
     );
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, SHOWN);

@@ -198,6 +198,7 @@ fn content(contents: &[(&str, Content)], schemas: &mut SchemaGenerator) -> Value
             Content::Exec => of::<Exec>(schemas),
             Content::Signal => of::<SignalRequest>(schemas),
             Content::Output => of::<Output>(schemas),
+            Content::Events => event(of::<Line>(schemas)),
             Content::Records => of::<Line>(schemas),
             Content::ExecView => of::<ExecView>(schemas),
             Content::List => of::<List>(schemas),
@@ -211,6 +212,24 @@ fn content(contents: &[(&str, Content)], schemas: &mut SchemaGenerator) -> Value
         all.insert((*media).to_owned(), json!({ "schema": schema }));
     }
     all.into()
+}
+
+/// One event of a stream: what OpenAPI 3.1 has no words for is told of each.
+fn event(record: Value) -> Value {
+    json!({
+        "type": "object",
+        "description": "One event.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": { "type": "string", "description": "The `seq` of the record." },
+            "event": { "type": "string", "description": "The `type` of the record." },
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": record,
+            },
+        },
+    })
 }
 
 fn content_of(media: &str, schema: Value) -> Value {

@@ -261,7 +261,7 @@ impl Problem {
             instance: None,
             errors: Vec::new(),
         };
-        let busy = matches!(code, Code::ResourceExhausted | Code::Closing);
+        let busy = matches!(code, Code::ResourceExhausted | Code::Closing | Code::Busy);
         let retry_after = busy.then_some(Duration::from_secs(1));
         Self { code, form: Box::new(form), retry_after }
     }

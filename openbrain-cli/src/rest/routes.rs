@@ -53,6 +53,7 @@ pub(super) enum Content {
     Signal,
     Bytes,
     Output,
+    Events,
     Records,
     ExecView,
     List,
@@ -116,7 +117,7 @@ pub(super) const ROUTES: &[Route] = &[
             text: "The result, whatever the exit code; or records, the last of which is the result.",
             contents: &[
                 (JSON, Content::Output),
-                (EVENT_STREAM, Content::Text),
+                (EVENT_STREAM, Content::Events),
                 (NDJSON, Content::Records),
             ],
             headers: &[EXEC_ID],
@@ -230,7 +231,7 @@ pub(super) const ROUTES: &[Route] = &[
             Answer {
                 status: 200,
                 text: "Records, the last of which is the result. `gap` tells of forgotten ones.",
-                contents: &[(EVENT_STREAM, Content::Text), (NDJSON, Content::Records)],
+                contents: &[(EVENT_STREAM, Content::Events), (NDJSON, Content::Records)],
                 headers: &[],
             },
             Answer {

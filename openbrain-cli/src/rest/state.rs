@@ -43,7 +43,7 @@ impl App {
 
     /// The command of this name, when it is this caller's.
     pub(super) fn find(&self, exec_id: &str, caller: &Caller) -> Result<Arc<Kept>> {
-        let own = self.service.find(exec_id).filter(|kept| kept.caller() == caller);
+        let own = self.service.find(exec_id).filter(|kept| kept.caller().name == caller.name);
         own.ok_or_else(|| {
             let detail = "there is no such command, or it is no longer remembered";
             Problem::new(Code::NotFound, detail)

@@ -77,7 +77,7 @@ enum NoteKind {
 #[derive(Debug)]
 pub(super) enum Source {
     /// A command that ends with its client.
-    Attached(Live),
+    Attached(Box<Live>),
     /// A command that goes on without it.
     Kept(Past),
 }
@@ -104,7 +104,7 @@ impl Source {
     /// The records of a command that ends with its client.
     pub(super) fn attached(attached: Attached) -> Self {
         let (recorder, ready) = (Recorder::default(), VecDeque::new());
-        Self::Attached(Live { attached: Some(attached), recorder, ready, seq: 0 })
+        Self::Attached(Box::new(Live { attached: Some(attached), recorder, ready, seq: 0 }))
     }
 
     /// The records of a command after this one.

@@ -1,6 +1,7 @@
 //! `openbrain serve`: one socket, the REST server on it and the MCP server at `/mcp`.
 
 mod connection;
+mod impatient;
 mod listener;
 mod logs;
 #[cfg(feature = "otlp")]
@@ -32,7 +33,7 @@ use crate::{
     console::say,
     exit,
     failure::{Failure, Result},
-    rest,
+    mcp, rest,
     service::Service,
     settle,
     signals::Signals,
@@ -106,7 +107,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
     }
     let service = Service::new(settings);
     let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
-    let router = request::traced(router(&service, &listening));
+    let mcp = mcp::http::service(&service, &listening).await.map_err(failed)?;
+    let router = request::traced(router(&service, mcp, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
     say(format_args!("listening on {url}"));
@@ -123,8 +125,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
 }
 
 /// What is served: who may call is decided before anything else.
-fn router(service: &Arc<Service>, listening: &Listen) -> Router {
-    let served = rest::router(Arc::clone(service));
+fn router(service: &Arc<Service>, mcp: mcp::http::Mcp, listening: &Listen) -> Router {
+    let served = rest::router(Arc::clone(service)).nest_service("/mcp", mcp);
     rest::guard::layer(served, &service.settings().server, listening)
 }
 

@@ -87,6 +87,24 @@ fn a_client_that_goes_away_ends_its_command_with_all_its_processes() {
     }
 }
 
+#[test]
+fn a_client_that_has_said_more_than_its_request_is_missed_too() {
+    let server = Server::start();
+    for (number, more) in
+        ["\r\n", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", "x"].iter().enumerate()
+    {
+        let name = format!("fifo-{number}");
+        let body =
+            json!({ "command": format!("mkfifo {name}; echo $$ > {name}; exec sleep 1000") });
+        let mut client = server.connect();
+        client.send("POST /exec", server.host(), &[], body.to_string().as_bytes());
+        client.raw(more);
+        let watched = Watched::process(&read_from(&server, &name));
+        drop(client);
+        watched.wait();
+    }
+}
+
 /// What a command of the server writes to a fifo, once the fifo is there.
 fn read_from(server: &Server, name: &str) -> String {
     let wait = format!("until [ -p {name} ]; do :; done; cat {name}");

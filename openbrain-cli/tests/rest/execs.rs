@@ -115,6 +115,17 @@ fn forgotten_records_are_a_gap() {
 }
 
 #[test]
+fn a_slow_follower_does_not_slow_the_command() {
+    let server = Server::start();
+    let path = server.create(json!({ "command": "yes | head -c 40000000; echo done >&2" }));
+    let slow = follow(&server, &format!("{path}/events"), &[]);
+    let exec = ended(&server, &path);
+    assert_eq!((&exec["stdout_bytes"], &exec["stderr_bytes"]), (&json!(40_000_000), &json!(5)));
+    assert!(server.memory() < 200 << 20, "{}", server.memory());
+    drop(slow);
+}
+
+#[test]
 fn bytes_are_read_from_where_the_reader_is() {
     let server = Server::start();
     let path = server.create(json!({ "command": "printf 'a\\377b'; printf err >&2" }));

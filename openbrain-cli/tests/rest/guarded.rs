@@ -1,13 +1,13 @@
 //! Whom the server answers: nobody but its own user, and no web page. Nothing runs for the others.
 
-use std::process::Command;
+use std::{net::TcpListener, process::Command};
 
 use rustix::process::geteuid;
 use serde_json::json;
 
 use crate::{
     server::Server,
-    support::{Ran, installed},
+    support::{Ran, installed, sandboxes},
 };
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -52,6 +52,22 @@ fn a_rebound_name_runs_nothing() {
     client.send("POST /exec", &host, &headers, TOUCH.as_bytes());
     client.reply().problem(403, "host_not_allowed");
     assert!(!has_run(&server));
+}
+
+#[test]
+fn nothing_of_a_body_is_asked_for_before_the_checks() {
+    let server = Server::start();
+    let host = server.host();
+    let waits = "Expect: 100-continue\r\nContent-Length: 24\r\n\r\n";
+    let first_status = |head: &str| {
+        let mut client = server.connect();
+        client.raw(format!("POST /exec HTTP/1.1\r\n{head}\r\n{waits}"));
+        client.streaming().head.status
+    };
+    assert_eq!(first_status(&format!("Host: {host}\r\nOrigin: null")), 403);
+    assert_eq!(first_status("Host: evil.example"), 403);
+    assert_eq!(first_status(&format!("Host: {host}\r\nSec-Fetch-Site: cross-site")), 403);
+    assert_eq!(first_status(&format!("Host: {host}")), 100);
 }
 
 #[test]
@@ -161,4 +177,36 @@ fn commands_of_others_are_not_found() {
     assert_eq!(as_other(&path)["code"], "not_found");
     assert_eq!(as_other("/v1/execs")["execs"], json!([]));
     server.get(&path).status(200);
+}
+
+#[test]
+fn a_sandboxed_command_does_not_reach_the_server_though_it_is_listed() {
+    if !sandboxes() || !installed("bash") {
+        return;
+    }
+    let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    let (other, free) = (listener(), listener());
+    let (listed, own) = (port(&other), port(&free));
+    drop(free);
+    let hosts = format!("['localhost:{listed}', 'localhost:{own}']");
+    let network = format!("security:\n  sandbox:\n    network:\n      allowed_hosts: {hosts}\n");
+    let server = Server::at(&format!("127.0.0.1:{own}"), &network, |_| {});
+    // The relay accepts before it asks the policy: what is refused is cut off without an answer.
+    let reach = |port: u16, what: &str| {
+        let command =
+            format!("exec 3<>/dev/tcp/localhost/{port}; echo '{what}' >&3; head -c 4 <&3");
+        let argv = json!(["bash", "-c", command]);
+        server.exec(json!({ "command": argv, "sandbox": true, "timeout": 10 }))
+    };
+    let answering = std::thread::spawn(move || {
+        use std::io::Write;
+        other.accept().unwrap().0.write_all(b"here").unwrap();
+    });
+    let result = reach(listed, "hello");
+    assert_eq!(result["stdout"], "here", "{result}");
+    answering.join().unwrap();
+    let result = reach(own, "GET /health HTTP/1.0");
+    assert_eq!(result["stdout"], "", "{result}");
+    assert_eq!(result["denials"][0]["port"], own, "{result}");
 }

@@ -111,13 +111,13 @@ fn rude(server: &Server, random: u64) -> bool {
 
 #[test]
 fn rude_clients_leave_nothing_behind() {
-    disconnects(1000);
+    disconnects(10_000);
 }
 
 #[test]
 #[ignore = "takes minutes: `make soak`"]
 fn soak_of_rude_clients() {
-    disconnects(10_000);
+    disconnects(200_000);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Requests that no good client sends.
 
+use std::time::Duration;
+
 use crate::server::Server;
 
 /// Sends these bytes and gives the status of the answer.
@@ -164,5 +166,14 @@ fn a_body_that_never_comes_is_given_up() {
     let reply = client.reply();
     assert_eq!(reply.header("connection"), Some("close"));
     reply.problem(408, "request_timeout");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_head_that_never_comes_is_given_up() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.patience(Duration::from_secs(60));
+    client.raw("GET /health HTTP/1.1\r\nHost: local");
     assert!(client.is_closed());
 }

@@ -157,7 +157,7 @@ async fn null_cannot_be_allowed() {
 #[tokio::test]
 async fn other_users_need_the_setting() {
     for peer in [Peer::Uid(12345), Peer::Unknown] {
-        let by = || request().extension(peer.clone());
+        let by = || request().extension(peer);
         refused(&answer(by()).await, 403);
         let settings = ServerSettings { allow_other_users: true, ..settings() };
         assert_eq!(answer_with(&settings, by()).await.status(), 200);
