@@ -81,7 +81,7 @@ impl Lease {
         let (is_over, expired) = watch::channel(false);
         let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, expired };
         spawn(Work::Idle, async move {
-            if hold(&client, &id, ends).await == Held::UntilTheEnd {
+            if hold(&client, &id, ends).await == Release::Expired {
                 is_over.send_replace(true);
                 let _ = delete(client, id).await;
             }
@@ -202,14 +202,14 @@ async fn delete(client: Client, id: String) -> Result<(), Failure> {
 
 /// Why a sandbox is not held any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    UntilDropped,
-    UntilGone,
-    UntilTheEnd,
+enum Release {
+    Dropped,
+    Gone,
+    Expired,
 }
 
 /// Prolongs the life of a sandbox until it is no longer held, or its time is over.
-async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instant>>) -> Held {
+async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instant>>) -> Release {
     loop {
         let end = *ends.borrow_and_update();
         let over = async {
@@ -233,10 +233,10 @@ async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instan
             biased;
             changed = ends.changed() => match changed {
                 Ok(()) => {}
-                Err(_) => return Held::UntilDropped,
+                Err(_) => return Release::Dropped,
             },
-            () = over => return Held::UntilTheEnd,
-            () = prolong => return Held::UntilGone,
+            () = over => return Release::Expired,
+            () = prolong => return Release::Gone,
         }
     }
 }
