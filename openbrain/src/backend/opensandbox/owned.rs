@@ -63,8 +63,13 @@ impl From<Sandbox> for ServerSandbox {
 /// The sandboxes of openbrain on a server, whoever's they are.
 pub(crate) async fn list(server: &ServerSpec) -> Result<Vec<ServerSandbox>> {
     let client = Client::new(connection(server))?;
-    let mut found = client.list(&ours(EXEC)).await?;
-    found.extend(client.list(&ours(SESSION)).await?);
+    let mut found = Vec::new();
+    for kind in [EXEC, SESSION] {
+        let listed = client.list(&ours(kind)).await?.into_iter();
+        // A server that does not filter lists the same ones twice.
+        let is_of_kind = |sandbox: &Sandbox| sandbox.metadata.get(OURS).is_some_and(|k| k == kind);
+        found.extend(listed.filter(is_of_kind));
+    }
     Ok(found.into_iter().map(ServerSandbox::from).collect())
 }
 
