@@ -3,12 +3,12 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check fixture tests tests-as-user readme bench soak
+.PHONY: test check fixture tests tests-as-user contract readme bench soak
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
 	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
-	$(MAKE) readme
+	$(MAKE) contract readme
 	@echo "make test: everything passed"
 
 # Format, lints, documentation, licences.
@@ -34,6 +34,12 @@ tests:
 tests-as-user:
 	.ci/opensandbox run .ci/as-user $(TEST_USER)
 
+# What the servers promise: the OpenAPI document tried on a running server, and MCP by its official
+# clients and their conformance suite.
+contract:
+	.ci/schemathesis
+	.ci/mcp
+
 # The commands of the README, in a clean clone.
 readme:
 	.ci/readme
@@ -43,12 +49,14 @@ bench:
 	.ci/install
 	cargo build --release -p openbrain-cli
 	cargo bench -p openbrain --bench start
+	cargo bench -p openbrain --bench session
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
 	cargo bench -p openbrain-cli --bench serve
 
-# The long abuse tests.
+# The long abuse tests, and 200,000 requests of rude clients.
 soak:
 	cargo test --release -p openbrain --test abuse soak -- --ignored --nocapture
+	cargo test --release -p openbrain-cli --test rest soak -- --ignored --nocapture

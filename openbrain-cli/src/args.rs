@@ -4,9 +4,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use openbrain::{Mount, languages, parse_duration, parse_size};
+use openbrain::{Mount, Surface, languages, parse_duration, parse_size};
 
 use crate::{
+    audit::surface,
     env::Variable,
     serve::{LogFormat, LogLevel},
 };
@@ -39,11 +40,20 @@ pub(crate) enum Command {
     /// token: OPENBRAIN_SERVER_TOKEN.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Serve commands to one MCP client, over standard input and output.
+    ///
+    /// The client starts it. Its commands end with it, and so does openbrain.
+    #[command(after_help = MCP_EXAMPLES)]
+    Mcp(McpArgs),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
     /// Show and remove openbrain's sandboxes on an OpenSandbox server.
     #[command(subcommand)]
     Sandbox(SandboxCommand),
+    /// Show who ran what: the audit log.
+    ///
+    /// A command whose end is not recorded is `unknown`: it still runs, or openbrain was killed.
+    Audit(AuditArgs),
     /// Show, check and create settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -77,6 +87,12 @@ const SERVE_EXAMPLES: &str = r#"Examples:
 
 Asked to end (Ctrl-C, SIGTERM), it lets running commands go on for `server.drain_seconds`; asked
 again, it kills them."#;
+
+const MCP_EXAMPLES: &str = r#"Examples:
+  claude mcp add openbrain -- openbrain mcp
+  codex mcp add openbrain -- openbrain mcp
+
+The same server is at `/mcp` of `openbrain serve`, over streamable HTTP."#;
 
 /// What `openbrain exec` was told.
 #[derive(Debug, Args)]
@@ -257,6 +273,15 @@ pub(crate) struct ServeArgs {
     pub(crate) settings: SettingsArgs,
 }
 
+/// What `openbrain mcp` was told.
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// What a server tells of itself on standard error.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log")]
@@ -277,6 +302,28 @@ pub(crate) struct LogArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print the report as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain audit` was told.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Show what is younger than this: 30m, 1h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) since: Option<Duration>,
+    /// Show this command alone.
+    #[arg(long, value_name = "ID")]
+    pub(crate) exec: Option<String>,
+    /// Show what came this way: library, cli, rest or mcp.
+    #[arg(long, value_name = "NAME", value_parser = surface)]
+    pub(crate) surface: Option<Surface>,
+    /// Show the last so many.
+    #[arg(short, long, value_name = "NUMBER")]
+    pub(crate) number: Option<usize>,
+    /// Print the records as they are, as lines of JSON.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

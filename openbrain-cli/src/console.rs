@@ -44,3 +44,21 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string(value).map_err(|e| Failure::system("cannot write JSON", e))?;
     Ok(text + "\n")
 }
+
+/// Rows below a line of titles, in columns; nothing when there are no rows.
+pub(crate) fn table<const N: usize>(
+    titles: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let rows: Vec<_> = std::iter::once(titles.map(str::to_owned)).chain(rows).collect();
+    if rows.len() == 1 {
+        return String::new();
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  "));
+        format!("{}\n", cells.collect::<String>().trim_end())
+    };
+    rows.iter().map(line).collect()
+}

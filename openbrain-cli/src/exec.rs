@@ -6,7 +6,9 @@ use std::{
 };
 
 use clap::CommandFactory;
-use openbrain::{Denial, Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status};
+use openbrain::{
+    Caller, Denial, Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status, Surface,
+};
 use tokio::time::sleep;
 
 use crate::{
@@ -36,12 +38,18 @@ fn execute(args: ExecArgs) -> Result<u8> {
         return Ok(help());
     };
     let (exec, output, settings) = request(Exec::of(command).stdin(stdin), args)?;
-    let engine = Engine::new(config::load(&settings)?.settings);
-    let spec = engine.settings().resolve(exec.clone())?;
+    let engine = Engine::new(config::load(&settings)?.settings).for_caller(caller());
+    let planned = engine.settings().resolve(exec.clone());
     if output.dry_run {
+        let spec = planned?;
         let printed = if output.json { print_json(&spec) } else { print_yaml(&spec) };
         return printed.map(|()| exit::SUCCESS);
     }
+    let spec = match planned {
+        Ok(spec) => spec,
+        // Refused again by the engine, which has it in the audit log then.
+        Err(_) => return Ok(exit::of_output(&engine.run_blocking(exec)?, None)),
+    };
     let announced = is_announced(&spec, &output);
     let runtime = settle::runtime()?;
     let result = runtime.block_on(supervise(&engine, exec, &spec, &output));
@@ -49,6 +57,11 @@ fn execute(args: ExecArgs) -> Result<u8> {
     drop(runtime);
     settle::wait(announced);
     result
+}
+
+/// Whose command it is.
+fn caller() -> Caller {
+    Caller::new(Surface::Cli).named(format!("uid:{}", rustix::process::getuid().as_raw()))
 }
 
 /// Whether somebody is looking who wants to hear why nothing happens for a while.

@@ -4,6 +4,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod args;
+mod audit;
 mod config;
 mod console;
 mod doctor;
@@ -11,11 +12,11 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+mod mcp;
 mod program;
+mod rest;
 mod sandbox;
-#[allow(unused_imports, reason = "used by the servers")]
 mod serve;
-#[allow(dead_code, unused_imports, reason = "used by the servers")]
 mod service;
 mod settle;
 mod signals;
@@ -53,8 +54,10 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Exec(args) => exec::run(*args),
         Command::Serve(args) => serve::run(&args),
+        Command::Mcp(args) => mcp::stdio::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
+        Command::Audit(args) => audit::run(&args),
         Command::Config(command) => config::run(command),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -7,11 +7,13 @@ use openbrain::{Engine, opensandbox::ServerSandbox};
 use crate::{
     args::{SandboxCommand, SettingsArgs},
     config,
-    console::{print, print_json, say},
+    console::{print, print_json, say, table},
     exit,
     failure::{Failure, Result},
     settle,
 };
+
+const TITLES: [&str; 8] = ["ID", "STATE", "FOR", "NAME", "CREATED", "EXPIRES", "HOST", "IMAGE"];
 
 /// Runs `openbrain sandbox` and returns the exit code.
 pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
@@ -26,7 +28,7 @@ async fn list(settings: &SettingsArgs, json: bool) -> Result<u8> {
     let sandboxes = engine(settings)?.sandboxes().await?;
     match json {
         true => print_json(&sandboxes)?,
-        false => print(table(&sandboxes))?,
+        false => print(table(TITLES, sandboxes.iter().map(row)))?,
     }
     Ok(exit::SUCCESS)
 }
@@ -63,24 +65,9 @@ fn engine(settings: &SettingsArgs) -> Result<Engine> {
     Ok(Engine::new(config::load(settings)?.settings))
 }
 
-/// A line for each sandbox below a line of titles; nothing when there is none.
-fn table(sandboxes: &[ServerSandbox]) -> String {
-    if sandboxes.is_empty() {
-        return String::new();
-    }
-    let titles = ["ID", "STATE", "CREATED", "EXPIRES", "HOST", "IMAGE"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(titles).chain(sandboxes.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  "));
-        format!("{}\n", cells.collect::<String>().trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-fn row(sandbox: &ServerSandbox) -> [String; 6] {
-    let ServerSandbox { id, state, image, created_at, expires_at, host } = sandbox;
+fn row(sandbox: &ServerSandbox) -> [String; 8] {
+    let ServerSandbox { id, state, stays_open, name, image, created_at, expires_at, host } =
+        sandbox;
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let time = |at: &Option<SystemTime>| {
         at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
@@ -88,6 +75,8 @@ fn row(sandbox: &ServerSandbox) -> [String; 6] {
     [
         id.clone(),
         state.as_str().to_owned(),
+        if *stays_open { "many" } else { "one" }.to_owned(),
+        or_dash(name),
         time(created_at),
         time(expires_at),
         or_dash(host),

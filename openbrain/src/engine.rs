@@ -3,30 +3,34 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use crate::{
+    audit::Log,
     backend::{
-        Backend,
+        Backend, BoxFuture, Session,
         direct::Direct,
-        embedded::Embedded,
+        embedded::{self, Embedded},
         helper,
         opensandbox::{self, OpenSandbox},
     },
     caller::Caller,
     error::{Error, Result},
     exec::Exec,
+    new_sandbox::NewSandbox,
     output::Output,
-    process::Process,
-    settings::Settings,
-    spec::Place,
+    process::{Observer, Process, new_exec_id},
+    session::{Runner, Sandbox},
+    settings::{AuditSettings, Settings},
+    spec::{Place, SessionSpec, Spec},
 };
 
 /// Runs commands under given [`Settings`].
 ///
 /// [`Exec::run`] and its siblings load the settings of the environment for each call; an `Engine`
 /// keeps them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     settings: Arc<Settings>,
     caller: Caller,
+    log: Arc<Log>,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
     /// What direct commands inherit in place of the environment of this process.
@@ -36,7 +40,9 @@ pub struct Engine {
 impl Engine {
     /// An engine with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), ..Self::default() }
+        let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
+        let log = Arc::new(Log::new(file, max_size, keep_files));
+        Self { settings: Arc::new(settings), caller: Caller::default(), log, backend: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -83,22 +89,54 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// An [`Error`] says why the command could not be started: nothing has run then.
+    /// An [`Error`] says why the command could not be started: nothing has run then. Nothing is run
+    /// either when it is to be in the audit log and cannot be.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
-        let spec = self.settings.resolve_for(exec, &self.caller)?;
-        let backend = match &self.backend {
-            Some(backend) => Arc::clone(backend),
-            None => self.backend_of(&spec.place),
-        };
-        let running = backend.spawn(&spec).await?;
-        Ok(Process::start(running, &spec))
+        let resolve = |exec| self.settings.resolve_for(exec, &self.caller);
+        self.spawn_on(exec, resolve, |place| self.backend(place)).await
     }
 
-    fn backend_of(&self, place: &Place) -> Arc<dyn Backend> {
-        match place {
-            Place::Direct => Arc::new(Direct { environment: self.environment.clone() }),
-            Place::Embedded(_) => Arc::new(Embedded),
-            Place::Opensandbox(..) => Arc::new(OpenSandbox),
+    /// Starts a command where its resolved request says, and records it.
+    async fn spawn_on(
+        &self,
+        exec: Exec,
+        resolve: impl FnOnce(Exec) -> Result<Spec>,
+        backend: impl FnOnce(&Place) -> Arc<dyn Backend>,
+    ) -> Result<Process> {
+        let exec_id = new_exec_id();
+        let recorded = self.settings.audit.execs.include(&self.caller);
+        let asked = recorded.then(|| self.log.asked(&exec_id, &self.caller, &exec));
+        let spec = match resolve(exec) {
+            Ok(spec) => spec,
+            Err(error) => {
+                asked.map(|asked| asked.refused(&error)).transpose()?;
+                return Err(error);
+            }
+        };
+        let entry = asked.map(|asked| asked.start(&spec)).transpose()?;
+        let backend = backend(&spec.place);
+        match backend.spawn(&spec).await {
+            Ok(running) => {
+                let observer = entry.map(|entry| Box::new(entry) as Box<dyn Observer>);
+                Ok(Process::start(running, &spec, exec_id, observer))
+            }
+            Err(error) => {
+                if let Some(entry) = entry {
+                    entry.not_started(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn backend(&self, place: &Place) -> Arc<dyn Backend> {
+        match (&self.backend, place) {
+            (Some(backend), _) => Arc::clone(backend),
+            (None, Place::Direct) => {
+                Arc::new(Direct { environment: self.environment.clone() })
+            }
+            (None, Place::Embedded(_)) => Arc::new(Embedded),
+            (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
         }
     }
 
@@ -120,6 +158,74 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn run_blocking(&self, exec: Exec) -> Result<Output> {
         blocking(self.run(exec))
+    }
+}
+
+impl Engine {
+    /// Creates a sandbox that stays open.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] says why the sandbox could not be made: nothing of it is left then.
+    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
+        let spec = self.settings.resolve_sandbox(new, &self.caller)?;
+        if self.backend.is_some() {
+            return Err(Error::unavailable(
+                "a backend of your own has no sandboxes that stay open",
+            ));
+        }
+        let session = match &spec.place {
+            Place::Embedded(_) => embedded::open(&spec).await?,
+            Place::Opensandbox(..) => opensandbox::open(&spec).await?,
+            Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
+        };
+        Ok(Sandbox::new(session, spec, Arc::new(self.clone())))
+    }
+}
+
+impl Runner for Engine {
+    fn spawn<'a>(
+        &'a self,
+        session: &'a Arc<dyn Session>,
+        spec: &'a SessionSpec,
+        exec: Exec,
+    ) -> BoxFuture<'a, Result<Process>> {
+        let resolve = |exec: Exec| {
+            self.settings.check_inside(&exec, &self.caller)?;
+            spec.bind(exec)
+        };
+        let inside = Arc::clone(session);
+        Box::pin(self.spawn_on(exec, resolve, |_| inside))
+    }
+}
+
+impl NewSandbox {
+    /// Creates the sandbox with the settings of the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(self) -> Result<Sandbox> {
+        Engine::load()?.create(self).await
+    }
+}
+
+impl Sandbox {
+    /// Creates a sandbox of this image with the settings of the environment, which must name an
+    /// OpenSandbox server; [`Sandbox::builder`] is for everything else.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// let sandbox = openbrain::Sandbox::create("opensandbox/code-interpreter:v1.0.1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(image: impl Into<String>) -> Result<Self> {
+        Self::builder().image(image).create().await
     }
 }
 
@@ -163,6 +269,12 @@ impl Exec {
     /// As [`Engine::load`] and [`Engine::run_blocking`].
     pub fn run_blocking(self) -> Result<Output> {
         Engine::load()?.run_blocking(self)
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new(Settings::default())
     }
 }
 

@@ -81,10 +81,11 @@ pub fn parse_size(text: &str) -> Result<u64> {
 }
 
 /// The candidate nearest to a misspelt word, when one is near enough to be worth suggesting.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+///
+/// ```
+/// assert_eq!(openbrain::nearest("timeot", ["timeout", "mounts"]), Some("timeout"));
+/// ```
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))

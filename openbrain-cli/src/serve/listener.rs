@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdTcpListener},
+    os::fd::AsFd,
     os::unix::{
         fs::FileTypeExt,
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
@@ -16,7 +17,7 @@ use std::{
 use openbrain::settings::Listen;
 use rustix::{fs::Mode, net::sockopt, process::umask};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
@@ -149,6 +150,40 @@ impl Listener {
                 let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::Uid(peer.uid()));
                 Ok((Connection::Unix(stream), peer))
             }
+        }
+    }
+}
+
+impl Connection {
+    /// The same connection once more, to be told of its end.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => {
+                Self::Tcp(TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?)
+            }
+            Self::Unix(stream) => {
+                Self::Unix(UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?)
+            }
+        })
+    }
+
+    /// Waits until the other end sends nothing more, whatever of it is still unread. Nobody may
+    /// read from this one: it forgets what there is to read.
+    pub(super) async fn closed(&self) -> io::Result<()> {
+        let not_now = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        loop {
+            let ready = match self {
+                Self::Tcp(stream) => stream.ready(Interest::READABLE).await?,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await?,
+            };
+            if ready.is_read_closed() {
+                return Ok(());
+            }
+            // The next time is when something more has come.
+            let _ = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, not_now),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, not_now),
+            };
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `openbrain serve`: one socket, the REST server on it and the MCP server at `/mcp`.
 
 mod connection;
+mod impatient;
 mod listener;
 mod logs;
 #[cfg(feature = "otlp")]
@@ -32,6 +33,7 @@ use crate::{
     console::say,
     exit,
     failure::{Failure, Result},
+    mcp, rest,
     service::Service,
     settle,
     signals::Signals,
@@ -104,7 +106,9 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
         protect_port(address.port());
     }
     let service = Service::new(settings);
-    let router = request::traced(router(&service));
+    let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
+    let mcp = mcp::http::service(&service, &listening).await.map_err(failed)?;
+    let router = request::traced(router(&service, mcp, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
     say(format_args!("listening on {url}"));
@@ -121,9 +125,9 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
 }
 
 /// What is served: who may call is decided before anything else.
-fn router(service: &Arc<Service>) -> Router {
-    let _ = service;
-    Router::new()
+fn router(service: &Arc<Service>, mcp: mcp::http::Mcp, listening: &Listen) -> Router {
+    let served = rest::router(Arc::clone(service)).nest_service("/mcp", mcp);
+    rest::guard::layer(served, &service.settings().server, listening)
 }
 
 /// Takes connections, for ever.

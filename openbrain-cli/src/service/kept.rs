@@ -7,8 +7,8 @@ use std::{
 };
 
 use openbrain::{
-    BackendName, Caller, ChildStdin, Event, Exec, Handle, Isolation, Output, Process, Record,
-    RecordKind, Recorder, Stdin,
+    BackendName, Caller, ChildStdin, Command, Event, Exec, Handle, Isolation, Output, Process,
+    Record, RecordKind, Recorder, Stdin,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -30,6 +30,10 @@ const DEFAULT_KEPT: u64 = 10 << 20;
 
 /// The longest record: what is kept and what is dropped is a whole number of them.
 const LONGEST_RECORD: usize = 16 << 10;
+
+/// How much is shown of a text of a request, and of how many words.
+const LONGEST_SHOWN: usize = 1000;
+const MOST_WORDS: usize = 100;
 
 /// How long input waits for a command that does not read it.
 const INPUT_PATIENCE: Duration = Duration::from_secs(30);
@@ -105,14 +109,27 @@ pub(crate) enum InputFailure {
     NotRead,
 }
 
-/// The request without what may be secret or long: values of variables, and the input.
+/// What is shown of a request: nothing that may be secret, such as variables and the input, and no
+/// more than a beginning of what may be as long as a body.
 pub(super) fn presentable(exec: &Exec) -> Exec {
-    let mut exec = exec.clone();
-    exec.env.values_mut().for_each(|value| "***".clone_into(value));
-    if exec.stdin != Stdin::Pipe {
-        exec.stdin = Stdin::Null;
+    let mut shown = Exec::of(beginning(&exec.command));
+    (shown.sandbox, shown.timeout, shown.tty) = (exec.sandbox, exec.timeout, exec.tty);
+    if exec.stdin == Stdin::Pipe {
+        shown.stdin = Stdin::Pipe;
     }
-    exec
+    shown
+}
+
+/// The beginning of a command.
+fn beginning(command: &Command) -> Command {
+    let start = |text: &String| text.chars().take(LONGEST_SHOWN).collect::<String>();
+    match command {
+        Command::Shell(script) => Command::Shell(start(script)),
+        Command::Argv(words) => Command::Argv(words.iter().take(MOST_WORDS).map(start).collect()),
+        Command::Script { language, source } => {
+            Command::Script { language: language.as_ref().map(start), source: start(source) }
+        }
+    }
 }
 
 /// Takes what the command writes until it has ended, and forgets it some time later.
@@ -196,7 +213,7 @@ impl Kept {
         &self.exec_id
     }
 
-    /// What was asked for, without the values of variables and the input.
+    /// What is shown of what was asked for.
     pub(crate) fn exec(&self) -> &Exec {
         &self.exec
     }
@@ -304,11 +321,6 @@ impl Kept {
     /// Ends it: TERM, half a second later KILL.
     pub(crate) fn cancel(&self) {
         self.handle.cancel();
-    }
-
-    /// Kills all its processes at once.
-    pub(crate) fn kill(&self) {
-        self.handle.kill();
     }
 
     /// What its output costs.

@@ -20,8 +20,7 @@ use self::{
     shelf::Shelf,
 };
 pub(crate) use self::{
-    kept::{InputFailure, Item, Kept, Progress, Stream},
-    log::Slice,
+    kept::{InputFailure, Item, Kept, Stream},
     metrics::Metrics,
 };
 

@@ -68,7 +68,8 @@ impl Active {
             handles.insert(exec_id.clone(), process.handle());
         });
         metrics.running(backend, 1);
-        info!(exec_id, ?surface, backend = backend.as_str(), "command started");
+        let (from, to) = (surface.as_str(), backend.as_str());
+        info!(exec_id, surface = from, backend = to, "command started");
         Self {
             running: Arc::clone(running),
             metrics,

@@ -115,3 +115,18 @@ async fn what_may_be_secret_is_not_remembered() {
     let kept = service.keep(exec, caller()).await.unwrap();
     assert!(!format!("{:?}", kept.exec()).contains("hidden"));
 }
+
+#[tokio::test]
+async fn a_long_request_is_not_remembered() {
+    let service = service(|_| {});
+    let long = "x".repeat(1 << 20);
+    for exec in [
+        Exec::new(format!("true {long}")),
+        Exec::argv(std::iter::once("true".to_owned()).chain((0..9999).map(|n| n.to_string()))),
+        Exec::new("true").env(&long[..100_000], "").stdin_bytes(long.clone()),
+    ] {
+        let kept = service.keep(exec, caller()).await.unwrap();
+        kept.ended().await;
+        assert!(format!("{:?}", kept.exec()).len() < 8 << 10, "{:?}", kept.exec());
+    }
+}

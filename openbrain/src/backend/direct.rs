@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::fd::AsFd, sync::Arc};
 
 use super::{
     Backend, BoxFuture, Running,
-    helper::{self, CommandPlan, Guarded, Handles, Program, wire},
+    helper::{self, CommandPlan, Descriptors, Guarded, Handles, Program, wire},
 };
 use crate::{
     error::{Error, Result},
@@ -66,7 +66,7 @@ fn compile(
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
     let command = CommandPlan {
         env: environment(spec, inherited),
-        first_fd: wire::FIRST_FD,
+        descriptors: Descriptors::From(wire::FIRST_FD),
         terminal: spec.tty.is_some(),
         workdir: spec.workdir.as_deref(),
         rlimits: nofile.into_iter().collect(),
@@ -74,10 +74,11 @@ fn compile(
     command.guarded(Program::default(), has_file, |program| command.execute(program, argv))
 }
 
-/// The caller's environment, with what the request sets. It is no setting: it belongs to the
-/// command, and nothing here looks into it.
+/// Our own environment as far as the command may see it, with what the request sets. It is no
+/// setting: it belongs to the command, and nothing here looks at the values.
 fn environment(spec: &Spec, inherited: Option<&[Variable]>) -> Vec<Variable> {
     let mut env = inherited.map_or_else(|| std::env::vars_os().collect(), <[_]>::to_vec);
+    env.retain(|(name, _)| spec.inherit_env.admits(name));
     env.retain(|(name, _)| name.to_str().is_none_or(|name| !spec.env.contains_key(name)));
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
     env

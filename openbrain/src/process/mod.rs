@@ -1,6 +1,7 @@
 //! A running command: its events, its standard input, and the ways to end it.
 
 mod capture;
+mod observe;
 mod stdin;
 mod supervise;
 
@@ -19,10 +20,12 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+pub(crate) use self::observe::{End, Observer, Outcome};
 pub use self::stdin::ChildStdin;
 use self::{
     capture::Capture,
-    supervise::{Ending, Inbox, Urgency},
+    observe::{Reading, observe},
+    supervise::{Audience, Ending, Inbox, Urgency},
 };
 use crate::{
     backend::{Order, Running},
@@ -84,16 +87,19 @@ pub struct Process {
     ended: Option<Ending>,
     drain: Option<Drain>,
     output_limit: u64,
+    /// Whoever keeps a record of the command.
+    observer: Option<Reading>,
 }
 
 /// What is known of a process from its start.
-struct Facts {
-    exec_id: String,
-    backend: BackendName,
-    sandbox_id: Option<String>,
-    isolation: Isolation,
-    warnings: Vec<String>,
-    started_at: SystemTime,
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) exec_id: String,
+    pub(crate) backend: BackendName,
+    pub(crate) sandbox_id: Option<String>,
+    pub(crate) isolation: Isolation,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) started_at: SystemTime,
 }
 
 /// Reading on after the end.
@@ -124,8 +130,14 @@ impl Stream {
 }
 
 impl Process {
-    /// Puts a started command under supervision.
-    pub(crate) fn start(running: Running, spec: &Spec) -> Self {
+    /// Puts a started command under supervision, by the name of [`new_exec_id`], and tells the
+    /// observer of its end.
+    pub(crate) fn start(
+        running: Running,
+        spec: &Spec,
+        exec_id: String,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Self {
         let Running {
             backend,
             sandbox_id,
@@ -137,23 +149,20 @@ impl Process {
             control,
         } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
+        let started_at = SystemTime::now();
+        let facts = Facts { exec_id, backend, sandbox_id, isolation, warnings, started_at };
+        let started = Instant::now();
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (urgency, wanted) = watch::channel(Urgency::None);
         let inbox = Inbox { orders: inbox, urgency: wanted };
         let (report, ending) = oneshot::channel();
-        let supervision =
-            supervise::supervise(control, Instant::now(), spec.timeout, inbox, report);
-        tokio::spawn(supervision);
+        let (observer, reading) =
+            observer.map(|observer| observe(observer, facts.clone(), started)).unzip();
+        let audience = Audience { owner: report, observer };
+        tokio::spawn(supervise::supervise(control, started, spec.timeout, inbox, audience));
         let (stdin, feeder) = stdin::connect(stdin, &spec.stdin);
         Self {
-            facts: Facts {
-                exec_id: new_exec_id(),
-                backend,
-                sandbox_id,
-                isolation,
-                warnings,
-                started_at: SystemTime::now(),
-            },
+            facts,
             stdin,
             feeder,
             streams: [stdout, stderr],
@@ -165,6 +174,7 @@ impl Process {
             ended: None,
             drain: None,
             output_limit: spec.limits.output.unwrap_or(u64::MAX),
+            observer: reading,
         }
     }
 
@@ -309,6 +319,9 @@ impl Process {
             return Poll::Pending;
         }
         self.totals[stream as usize] += n as u64;
+        if let Some(observer) = &self.observer {
+            observer.count(stream as usize, n as u64);
+        }
         if let Some(drain) = &mut self.drain {
             drain.read += n as u64;
         }
@@ -318,8 +331,10 @@ impl Process {
     /// The result, once.
     fn output(&mut self, [stdout, stderr]: [Captured; 2]) -> Output {
         let ending = self.ended.take().unwrap_or_default();
+        let truncated = [stdout.truncated, stderr.truncated];
+        let warning = self.observer.take().and_then(|observer| observer.tell(&ending, truncated));
         let mut warnings = std::mem::take(&mut self.facts.warnings);
-        warnings.extend(ending.warnings);
+        warnings.extend(ending.warnings.into_iter().chain(warning));
         Output {
             status: ending.status,
             stdout,
@@ -407,7 +422,7 @@ fn lost() -> Error {
 }
 
 /// 128 random bits; `exec_` tells a person what the name is for.
-fn new_exec_id() -> String {
+pub(crate) fn new_exec_id() -> String {
     let mut bytes = [0u8; 16];
     // The kernel's pool is ready once the machine has booted; a failure leaves a name that is
     // merely not unique, and nothing rests on it but the reader's orientation.

@@ -7,6 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::observe::Telling;
 use crate::{
     backend::{Control, Ended, Order},
     error::Result,
@@ -74,6 +75,14 @@ pub(super) struct Inbox {
     pub(super) urgency: watch::Receiver<Urgency>,
 }
 
+/// Who is told of the end.
+pub(super) struct Audience {
+    /// Whoever has the process.
+    pub(super) owner: oneshot::Sender<Result<Ending>>,
+    /// Whoever keeps a record of it.
+    pub(super) observer: Option<Telling>,
+}
+
 /// Watches one command until it has ended, and reports its end.
 ///
 /// When nobody waits for the report any more, the command is killed, whoever may still hold a
@@ -83,8 +92,9 @@ pub(super) async fn supervise(
     started: Instant,
     timeout: Option<Duration>,
     mut inbox: Inbox,
-    mut report: oneshot::Sender<Result<Ending>>,
+    audience: Audience,
 ) {
+    let Audience { mut owner, observer } = audience;
     let timer = timeout.map_or(Timer::Never, |t| Timer::Deadline(started + t));
     let mut s = Supervision { control, verdict: None, timer };
     let mut owned = true;
@@ -92,7 +102,7 @@ pub(super) async fn supervise(
         tokio::select! {
             biased;
             ended = s.control.ended() => break ended,
-            () = report.closed(), if owned => {
+            () = owner.closed(), if owned => {
                 owned = false;
                 s.kill(Status::Cancelled);
             }
@@ -120,8 +130,17 @@ pub(super) async fn supervise(
         let status = s.verdict.unwrap_or(status);
         Ending { status, duration, resources, denials, warnings }
     });
-    // The owner may be gone; then nobody wants to know.
-    let _ = report.send(ending);
+    let Some(mut observer) = observer else {
+        // The owner may be gone; then nobody wants to know.
+        let _ = owner.send(ending);
+        return;
+    };
+    observer.know(&ending);
+    if owner.send(ending).is_ok() {
+        // For those who wait for the end of the supervision it is over.
+        drop(inbox);
+        observer.wait().await;
+    }
 }
 
 /// A command under supervision.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    spec::{SERVER_KEY, is_own_variable},
     units::{self, nearest},
 };
 
@@ -25,9 +26,6 @@ const PROJECT_FILE: &str = "config/settings.yaml";
 
 /// The variable that names a settings file.
 const CONFIG: &str = "OPENBRAIN_CONFIG";
-
-/// The variable by which the server's own clients know the key of an OpenSandbox server.
-const SERVER_KEY: &str = "OPEN_SANDBOX_API_KEY";
 
 /// The keys that a server and its key are known by.
 const API_KEY: &str = "security.sandbox.api_key";
@@ -332,9 +330,7 @@ fn own_variables(
         })
     };
     variables
-        .filter(|(name, _)| {
-            name.as_encoded_bytes().starts_with(b"OPENBRAIN_") || name == SERVER_KEY
-        })
+        .filter(|(name, _)| is_own_variable(name))
         .map(|(name, value)| Ok((text(name)?, text(value)?)))
         .collect()
 }

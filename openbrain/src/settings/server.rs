@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::grammar;
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     secret::Secret,
     units::{parse_size, serde_size},
@@ -133,6 +134,17 @@ pub enum Approval {
     Never,
     /// Before each one that runs on the host.
     Direct,
+}
+
+impl AuditedExecs {
+    /// Whether the commands of this caller are recorded.
+    pub(crate) fn include(self, caller: &Caller) -> bool {
+        match self {
+            Self::None => false,
+            Self::Servers => caller.is_remote(),
+            Self::All => true,
+        }
+    }
 }
 
 impl Listen {

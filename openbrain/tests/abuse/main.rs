@@ -16,6 +16,7 @@ mod sys;
 #[macro_use]
 mod host;
 
+mod callers;
 mod files;
 mod honesty;
 mod kernel;
@@ -23,3 +24,4 @@ mod posture;
 mod processes;
 mod resources;
 mod secrets;
+mod session;

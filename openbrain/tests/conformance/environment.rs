@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env, os::unix::ffi::OsStringExt};
 
-use openbrain::{Engine, ErrorKind, Exec, Settings};
+use openbrain::{Caller, Engine, ErrorKind, Exec, Settings, Surface, settings::AuditedExecs};
 
 use crate::support::{Fixture, SECRET};
 
@@ -10,7 +10,11 @@ type Environment = BTreeMap<String, String>;
 
 /// The whole environment of a command that is not a shell, which would add its own.
 async fn environment(f: &Fixture, exec: impl FnOnce(Exec) -> Exec) -> Environment {
-    let output = f.run(exec(f.argv(["env", "-0"]))).await;
+    environment_of(&f.engine, exec(f.argv(["env", "-0"]))).await
+}
+
+async fn environment_of(engine: &Engine, exec: Exec) -> Environment {
+    let output = engine.run(exec).await.unwrap();
     let text = String::from_utf8(output.stdout.bytes).unwrap();
     let entries = text.split_terminator('\0').map(|entry| entry.split_once('=').unwrap());
     entries.map(|(name, value)| (name.into(), value.into())).collect()
@@ -95,6 +99,33 @@ pub(crate) async fn a_secret_of_the_host_is_absent(f: &Fixture) {
 
 pub(crate) async fn a_variable_of_the_host_is_present(f: &Fixture) {
     f.alone(async || assert_eq!(environment(f, |exec| exec).await[SECRET.0], SECRET.1)).await;
+}
+
+/// What is asked for over REST or MCP sees what `server.pass_env` lists and what it sets itself.
+pub(crate) async fn a_remote_caller_sees_what_is_passed_on(f: &Fixture) {
+    f.alone(async || {
+        let path = env::var("PATH").unwrap();
+        for surface in [Surface::Rest, Surface::Mcp] {
+            let engine = |passed: &[&str]| {
+                let mut settings = f.engine.settings().clone();
+                settings.audit.execs = AuditedExecs::None;
+                settings.server.pass_env = passed.iter().map(|name| (*name).into()).collect();
+                Engine::new(settings).for_caller(Caller::new(surface))
+            };
+            let exec = || f.argv(["/usr/bin/env", "-0"]);
+            let none = environment_of(&engine(&[]), exec()).await;
+            assert_eq!(none, own(&[]));
+            let listed =
+                environment_of(&engine(&["PATH", "NOWHERE"]), exec().env("MINE", "1")).await;
+            assert_eq!(listed, own(&[("PATH", &path), ("MINE", "1")]));
+            // No list passes on what is openbrain's own, keys above all.
+            let all = environment_of(&engine(&["*", SECRET.0, "OPENBRAIN_*"]), exec()).await;
+            assert_eq!(all.get("PATH"), Some(&path));
+            let ours = all.keys().find(|name| name.starts_with("OPENBRAIN_"));
+            assert_eq!(ours, None, "{:?}", all.keys());
+        }
+    })
+    .await;
 }
 
 #[test]

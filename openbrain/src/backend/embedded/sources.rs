@@ -1,8 +1,11 @@
 //! Host paths that a request makes visible: opened and checked before anything is built.
 
 use std::{
-    fs,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    fs, io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -10,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::host::{Host, Kind, SystemEntry};
 use crate::{
+    backend::contained,
     error::{Error, Result},
     sandbox::{Mount, MountMode},
     spec::SandboxSpec,
@@ -46,12 +50,12 @@ const MAX_SOURCES: usize = 48;
 pub(crate) fn open(sandbox: &SandboxSpec) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     for mount in &sandbox.mounts {
-        sources.push(open_mount(mount)?);
+        sources.push(open_mount(mount, sandbox.within.as_deref())?);
     }
     for path in &sandbox.expose {
         let already = sources.iter().any(|s: &Source| s.target == *path);
         if !already && !is_system(path) {
-            sources.push(open_exposed(path)?);
+            sources.push(open_exposed(path, sandbox.within.as_deref())?);
         }
     }
     if sources.len() > MAX_SOURCES {
@@ -63,8 +67,9 @@ pub(crate) fn open(sandbox: &SandboxSpec) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn open_mount(mount: &Mount) -> Result<Source> {
-    let source = open_path(&mount.source, &mount.target, mount.mode, "mount")?;
+fn open_mount(mount: &Mount, within: Option<&[PathBuf]>) -> Result<Source> {
+    let found = find(&mount.source, within, "mount")?;
+    let source = found.becomes(&mount.target, mount.mode)?;
     if is_whole_or_own(&source.path) {
         return Err(Error::invalid(format!("`{}` cannot be mounted", mount.source.display()))
             .with_remedy("mount a directory of yours, not the system: its /proc is a way out"));
@@ -81,7 +86,7 @@ fn open_mount(mount: &Mount) -> Result<Source> {
     Ok(source)
 }
 
-fn open_exposed(path: &Path) -> Result<Source> {
+fn open_exposed(path: &Path, within: Option<&[PathBuf]>) -> Result<Source> {
     let refused = || {
         Error::invalid(format!("`{}` cannot be exposed", path.display()))
             .with_remedy("expose the directories that the command needs, not the whole system")
@@ -89,7 +94,7 @@ fn open_exposed(path: &Path) -> Result<Source> {
     if is_whole_or_own(path) {
         return Err(refused());
     }
-    let source = open_path(path, path, MountMode::Ro, "exposed path")?;
+    let source = find(path, within, "exposed path")?.becomes(path, MountMode::Ro)?;
     // A link or `..` may lead there as well.
     if is_whole_or_own(&source.path) { Err(refused()) } else { Ok(source) }
 }
@@ -100,36 +105,60 @@ fn is_whole_or_own(path: &Path) -> bool {
     top.is_none_or(|top| ["proc", "dev", "sys"].iter().any(|own| top.as_os_str() == *own))
 }
 
-fn open_path(path: &Path, target: &Path, mode: MountMode, what: &str) -> Result<Source> {
-    let failed = |e: std::io::Error| {
+/// A host path that was found.
+struct Found {
+    /// Path without symbolic links.
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// Opens a path that the request names; `within` is where it must stay.
+fn find(path: &Path, within: Option<&[PathBuf]>, what: &str) -> Result<Found> {
+    let failed = |e: io::Error| {
         let remedy = match e.kind() {
-            std::io::ErrorKind::NotFound => "create it first: nothing is created on the host",
+            io::ErrorKind::NotFound => "create it first: nothing is created on the host",
             _ => "check that you may enter it",
         };
         Error::invalid(format!("{what} `{}` cannot be used", path.display()))
             .with_source(e)
             .with_remedy(remedy)
     };
+    if let Some(roots) = within {
+        let fd = contained::open(path, roots, failed)?;
+        // What was opened has a path of its own, which is for those who must open it again; they
+        // compare what they find with what this is.
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        return Ok(Found { path: fs::read_link(link).map_err(failed)?, fd });
+    }
     let real = fs::canonicalize(path).map_err(failed)?;
-    let fd =
-        rustix::fs::open(&real, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| failed(e.into()))?;
-    let file = fs::File::from(fd);
-    let meta = file.metadata().map_err(failed)?;
-    let kind = if meta.is_dir() { Kind::Directory } else { Kind::File };
-    Ok(Source {
-        path: real,
-        target: target.into(),
-        mode,
-        kind,
-        identity: FileId {
-            major: rustix::fs::major(meta.dev()),
-            minor: rustix::fs::minor(meta.dev()),
-            inode: meta.ino(),
-        },
-        owner: (meta.uid(), meta.gid()),
-        fd: file.into(),
-    })
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+    Ok(Found { path: real, fd })
+}
+
+impl Found {
+    /// What the sandbox has of it.
+    fn becomes(self, target: &Path, mode: MountMode) -> Result<Source> {
+        let Self { path, fd } = self;
+        let file = fs::File::from(fd);
+        let meta = file
+            .metadata()
+            .map_err(|e| Error::system(format!("cannot look at `{}`", path.display()), e))?;
+        let kind = if meta.is_dir() { Kind::Directory } else { Kind::File };
+        Ok(Source {
+            path,
+            target: target.into(),
+            mode,
+            kind,
+            identity: FileId {
+                major: rustix::fs::major(meta.dev()),
+                minor: rustix::fs::minor(meta.dev()),
+                inode: meta.ino(),
+            },
+            owner: (meta.uid(), meta.gid()),
+            fd: file.into(),
+        })
+    }
 }
 
 /// Whether a path is visible anyhow.

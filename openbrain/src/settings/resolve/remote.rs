@@ -9,7 +9,7 @@ use crate::{
     exec::{Exec, Stdin},
     sandbox::Limits,
     settings::Settings,
-    spec::Spec,
+    spec::{InheritEnv, Place, Spec},
 };
 
 impl Settings {
@@ -31,7 +31,23 @@ impl Settings {
         let mut spec = self.resolve(exec)?;
         let most = self.server.max_timeout;
         spec.timeout = Some(spec.timeout.map_or(most, |timeout| timeout.min(most)));
+        if let Place::Embedded(sandbox) | Place::Opensandbox(sandbox, _) = &mut spec.place {
+            let roots = self.mountable().chain(&self.security.sandbox.expose);
+            sandbox.within = Some(roots.cloned().collect());
+        }
+        spec.inherit_env = InheritEnv::Listed(self.server.pass_env.clone());
         Ok(spec)
+    }
+
+    /// Holds a command in a sandbox that is open to what a caller may ask of it: the rest was decided
+    /// when the sandbox was created.
+    pub(crate) fn check_inside(&self, exec: &Exec, caller: &Caller) -> Result<()> {
+        if !caller.is_remote() {
+            return Ok(());
+        }
+        self.check_input(&exec.stdin)?;
+        self.check_limits(&exec.limits)?;
+        self.check_timeout(exec)
     }
 
     fn check_input(&self, stdin: &Stdin) -> Result<()> {
@@ -133,7 +149,10 @@ fn above<T: PartialOrd>(asked: Option<T>, own: Option<T>) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use crate::{Caller, Error, ErrorKind, Exec, Limits, Mount, Settings, Stdin, Surface};
+    use crate::{
+        Caller, Error, ErrorKind, Exec, InheritEnv, Limits, Mount, NewSandbox, Place, Settings,
+        Stdin, Surface,
+    };
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
@@ -177,6 +196,32 @@ mod tests {
     }
 
     #[test]
+    fn a_remote_caller_cannot_get_more_by_a_sandbox_that_stays_open() {
+        let remote = Caller::new(Surface::Rest);
+        let settings = settings();
+        let day = Duration::from_secs(24 * 3600);
+        for new in [
+            NewSandbox::default().mount("/etc"),
+            NewSandbox::default().expose("/home/tom"),
+            NewSandbox::default().allow_host("10.0.0.1:80"),
+            NewSandbox::default().timeout(day),
+        ] {
+            settings.resolve_sandbox(new.clone(), &Caller::default()).unwrap();
+            let error = settings.resolve_sandbox(new, &remote).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
+        }
+        for exec in [
+            Exec::new("true").stdin(Stdin::File("/etc/shadow".into())),
+            Exec::new("true").stdin(Stdin::Inherit),
+            Exec::new("true").timeout(day),
+        ] {
+            settings.check_inside(&exec, &Caller::default()).unwrap();
+            let error = settings.check_inside(&exec, &remote).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
+        }
+    }
+
+    #[test]
     fn a_network_that_is_off_stays_off() {
         let mut settings = Settings::default();
         settings.security.sandbox.network.allow_egress = false;
@@ -202,6 +247,50 @@ mod tests {
         ] {
             settings().resolve_for(exec, &remote).unwrap();
         }
+    }
+
+    #[test]
+    fn what_a_remote_caller_sees_is_in_the_plan() {
+        let mut settings = settings();
+        settings.server.pass_env = vec!["PATH".into(), "LC_*".into()];
+        let resolve = |exec, surface| {
+            let spec = settings.resolve_for(exec, &Caller::new(surface)).unwrap();
+            let Place::Embedded(sandbox) = spec.place else { panic!("{spec:?}") };
+            (spec.inherit_env, sandbox.within, sandbox.allowed_hosts)
+        };
+        let exec = || Exec::new("true").sandbox();
+        let (env, within, hosts) = resolve(exec(), Surface::Rest);
+        assert_eq!(env, InheritEnv::Listed(settings.server.pass_env.clone()));
+        let roots = ["/srv/shared", "/srv/workspace", "/opt/tools"].map(Into::into).to_vec();
+        assert_eq!(within, Some(roots));
+        assert_eq!(hosts, Vec::<String>::new());
+        let (env, within, hosts) = resolve(exec().allow_host("10.0.0.1:80"), Surface::Cli);
+        assert_eq!((env, within), (InheritEnv::All, None));
+        assert_eq!(hosts, ["10.0.0.1:80"]);
+    }
+
+    /// Without a list in the settings the user may reach what he asks for, and a caller nothing.
+    #[test]
+    fn private_services_of_a_remote_caller_are_those_of_the_settings() {
+        let hosts = |own: Option<&[&str]>, asked: Option<&str>| {
+            let mut settings = Settings::default();
+            let own = own.map(|own| own.iter().map(|host| (*host).to_owned()).collect());
+            settings.security.sandbox.network.allowed_hosts = own;
+            let exec =
+                asked.iter().fold(Exec::new("x").sandbox(), |exec, host| exec.allow_host(*host));
+            let spec = settings.resolve_for(exec, &Caller::new(Surface::Mcp)).ok()?;
+            let Place::Embedded(sandbox) = spec.place else { panic!("{spec:?}") };
+            Some(sandbox.allowed_hosts)
+        };
+        let none = Some(Vec::new());
+        for own in [None, Some(&[][..])] {
+            assert_eq!(hosts(own, None), none);
+            assert_eq!(hosts(own, Some("10.0.0.1")), None);
+        }
+        let own = Some(&["10.0.0.0/8", "db:5432"][..]);
+        assert_eq!(hosts(own, Some("10.0.0.1")), Some(vec!["10.0.0.1".into()]));
+        assert_eq!(hosts(own, Some("192.168.0.1")), None);
+        assert_eq!(hosts(own, None), Some(vec!["10.0.0.0/8".into(), "db:5432".into()]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     error::ErrorKind,
     exec::{Command, Stdin},
     sandbox::{Limits, Mount, MountMode, Network},
-    spec::{Place, SandboxSpec, ServerSpec, Spec},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec},
 };
 
 fn spec() -> Spec {
@@ -19,6 +19,7 @@ fn spec() -> Spec {
         timeout: None,
         workdir: None,
         env: BTreeMap::new(),
+        inherit_env: InheritEnv::All,
         stdin: Stdin::Null,
         tty: None,
         limits: Limits { memory: Some(512 << 20), cpus: Some(1.5), ..Limits::default() },
@@ -41,7 +42,7 @@ fn server(url: &str) -> ServerSpec {
 
 /// The request as JSON; what kind of error it is otherwise.
 fn ask(sandbox: &SandboxSpec, server: &ServerSpec) -> Result<serde_json::Value, ErrorKind> {
-    let request = request(&spec(), sandbox, server, "abc").map_err(|error| {
+    let request = request(&spec().limits, sandbox, server, "abc").map_err(|error| {
         assert!(error.remedy().is_some(), "{error:?}");
         error.kind()
     })?;
@@ -76,7 +77,7 @@ fn a_pool_gets_none_of_what_it_cannot_have() {
     }
     assert_eq!(ask(&SandboxSpec::default(), &server), Err(ErrorKind::InvalidRequest));
     let sandbox = open();
-    assert!(!isolation(&spec(), &sandbox, &server).limits.contains_key("memory"));
+    assert!(!isolation(&spec().limits, &sandbox, &server).limits.contains_key("memory"));
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn mounts_are_paths_of_the_servers_host() {
     assert_eq!(volume["host"]["path"], "/no/such");
     assert_eq!((volume["mountPath"].as_str(), &volume["readOnly"]), (Some("/data"), &true.into()));
     // On this machine it can be seen that there is nothing.
-    let here = request(&spec(), &data(MountMode::Ro), &server("http://localhost:1"), "abc");
+    let here = request(&spec().limits, &data(MountMode::Ro), &server("http://localhost:1"), "abc");
     assert!(here.unwrap_err().to_string().contains("`/no/such`"));
     assert_eq!(
         ask(&data(MountMode::Overlay), &server("http://far")),

@@ -21,7 +21,7 @@ use crate::{
     exec::{Exec, Stdin},
     output::Status,
     sandbox::Limits,
-    spec::{Place, Spec},
+    spec::{InheritEnv, Place, Spec},
 };
 
 struct Bridge {
@@ -151,6 +151,7 @@ fn spec(exec: Exec) -> Spec {
         timeout: None,
         workdir,
         env,
+        inherit_env: InheritEnv::All,
         stdin,
         tty,
         limits: Limits::default(),

@@ -1,0 +1,60 @@
+//! `POST /exec`: a command that ends with its request.
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderName, HeaderValue, StatusCode};
+use openbrain::{Exec, Stdin};
+
+use super::{
+    accept::{self, Wanted},
+    idempotency,
+    problem::{Problem, Result},
+    state::{App, Asker},
+    stream::{self, Source, Writing},
+    view::json,
+};
+
+/// Tells a client the name of its command before there is a result.
+pub(super) const EXEC_ID: HeaderName = HeaderName::from_static("openbrain-exec-id");
+
+/// Runs a command and answers with its result, or with what happens as it happens. When the client
+/// goes away the server drops the future or the body, and the command is killed.
+pub(super) async fn run(
+    State(app): State<App>,
+    Asker(caller): Asker,
+    request: Request,
+) -> Result<Response> {
+    let wanted = accept::wanted(request.headers(), Wanted::Json);
+    if request.headers().contains_key(idempotency::KEY) {
+        return Err(Problem::invalid("a command of `/exec` ends with its request")
+            .remedy("send a request with an `Idempotency-Key` to `/v1/execs`"));
+    }
+    let (exec, body) = app.exec(request).await?;
+    check(&exec)?;
+    let attached = app.service.attach(exec, caller).await?;
+    drop(body);
+    let exec_id = attached.exec_id().to_owned();
+    let mut response = match wanted {
+        Wanted::Json => {
+            let output = attached.wait().await;
+            json(StatusCode::OK, &output.map_err(|error| Problem::from(error).of_exec(&exec_id))?)
+        }
+        Wanted::Events => stream::response(None, Source::attached(attached), Writing::Events),
+        Wanted::Lines => stream::response(None, Source::attached(attached), Writing::Lines),
+    };
+    if let Ok(exec_id) = HeaderValue::from_str(&exec_id) {
+        response.headers_mut().insert(EXEC_ID, exec_id);
+    }
+    Ok(response)
+}
+
+/// Refuses input that nobody could write: the request is over when the command starts.
+fn check(exec: &Exec) -> Result<()> {
+    if exec.stdin != Stdin::Pipe {
+        return Ok(());
+    }
+    Err(Problem::invalid("nobody can write to the standard input of a command of `/exec`")
+        .remedy("send the input itself, or start the command by `/v1/execs`"))
+}

@@ -1,0 +1,25 @@
+//! The REST server: the library over HTTP.
+//!
+//! `guard` decides whom it answers and wraps everything that is served; `routes` is the one list of
+//! what there is, from which the router and the OpenAPI document come; `problem` is the one place
+//! that gives failures their HTTP status.
+
+mod accept;
+mod body;
+mod control;
+mod exec;
+mod execs;
+mod fields;
+pub(crate) mod guard;
+mod host;
+mod idempotency;
+mod openapi;
+mod page;
+mod problem;
+mod ready;
+mod routes;
+mod state;
+mod stream;
+mod view;
+
+pub(crate) use self::routes::router;

@@ -1,0 +1,153 @@
+"""The two servers as processes: what they print, whom they answer, and what is left of them."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import MODERN, OPENBRAIN, appears, gone
+
+pytestmark = pytest.mark.anyio
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+
+
+class Pipes:
+    """`openbrain mcp` and its pipes, line by line."""
+
+    def __init__(self, home):
+        self.process = subprocess.Popen(
+            [OPENBRAIN, "mcp"],
+            cwd=home.path,
+            env=home.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.ask(INITIALIZE)
+        self.say(INITIALIZED)
+
+    def say(self, message):
+        line = message if isinstance(message, str) else json.dumps(message)
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, message):
+        self.say(message)
+        return json.loads(self.process.stdout.readline())
+
+    def call(self, command, **more):
+        arguments = {"command": command, **more}
+        params = {"name": "exec_command", "arguments": arguments}
+        return {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+
+    def end(self):
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+        return self.process.stdout.read()
+
+
+async def test_standard_output_carries_the_protocol_alone(home):
+    pipes = Pipes(home)
+    for command in [
+        "echo to stdout; echo to stderr >&2",
+        "for fd in /proc/self/fd/*; do echo noise > $fd; done 2>/dev/null",
+        "echo noise > /dev/stdout; echo noise > /dev/tty",
+        'printf \'\\n{"jsonrpc":"2.0"}\\n\'',
+    ]:
+        answer = pipes.ask(pipes.call(command))
+        assert answer["id"] == 7 and "result" in answer
+    # Neither standard stream of the server is one of a command's descriptors.
+    answer = pipes.ask(pipes.call("ls -l /proc/self/fd"))
+    listed = answer["result"]["structuredContent"]["stdout"]
+    theirs = {
+        os.readlink(f"/proc/{os.getpid()}/fd/{stream.fileno()}")
+        for stream in (pipes.process.stdin, pipes.process.stdout)
+    }
+    assert not any(pipe in listed for pipe in theirs), listed
+    assert pipes.end() == ""
+
+
+async def test_a_wrong_line_is_answered_and_no_end(home):
+    pipes = Pipes(home)
+    answer = pipes.ask("{ not json")
+    assert answer["error"]["code"] == -32700
+    answer = pipes.ask({"jsonrpc": "2.0", "id": 3, "method": "no/such"})
+    assert answer["error"]["code"] == -32601
+    answer = pipes.ask(pipes.call("echo on"))
+    assert answer["result"]["structuredContent"]["stdout"] == "on\n"
+    pipes.end()
+
+
+@pytest.mark.parametrize("how", ["eof", "term", "kill"])
+async def test_nothing_is_left_when_the_client_or_the_server_is_gone(home, how):
+    pipes = Pipes(home)
+    started = home.path / "pid"
+    command = f"setsid sleep 1000 & echo $! > {started}; wait"
+    pipes.say(pipes.call(command))
+    pid = int(await appears(started))
+    if how == "eof":
+        pipes.process.stdin.close()
+    else:
+        pipes.process.send_signal(signal.SIGTERM if how == "term" else signal.SIGKILL)
+    pipes.process.wait(10)
+    await gone(pid)
+
+
+async def test_a_client_of_http_that_vanishes_takes_its_command_along(home):
+    started = home.path / "pid"
+    command = f"setsid sleep 1000 & echo $! > {started}; wait"
+    params = {
+        "name": "exec_command",
+        "arguments": {"command": command},
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        },
+    }
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    with home.serve() as (address, _):
+        curl = subprocess.Popen(
+            ["curl", "-sS", address + "/mcp", "-d", body]
+            + ["-H", "Content-Type: application/json"]
+            + ["-H", "Accept: application/json, text/event-stream"]
+            + ["-H", f"MCP-Protocol-Version: {MODERN}"]
+            + ["-H", "Mcp-Method: tools/call", "-H", "Mcp-Name: exec_command"],
+            stdout=subprocess.DEVNULL,
+        )
+        pid = int(await appears(started))
+        curl.kill()
+        curl.wait()
+        await gone(pid)
+
+
+async def test_web_pages_do_not_reach_the_tools(home):
+    with home.serve() as (address, _):
+        body = json.dumps(INITIALIZE)
+        for headers in [
+            ["Host: evil.example:8000"],
+            ["Origin: https://evil.example"],
+            ["Origin: null"],
+            ["Sec-Fetch-Site: cross-site"],
+            ["Host: evil.example", "Origin: http://evil.example"],
+        ]:
+            flags = [flag for header in headers for flag in ("-H", header)]
+            curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", address + "/mcp"]
+            curl += ["-H", "Content-Type: application/json", "-d", body]
+            curl += ["-H", "Accept: application/json, text/event-stream"]
+            status = subprocess.run(curl + flags, capture_output=True, text=True, check=True).stdout
+            assert status == "403", (headers, status)
