@@ -42,7 +42,8 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
         let log = Arc::new(Log::new(file, max_size, keep_files));
-        Self { settings: Arc::new(settings), caller: Caller::default(), log, backend: None }
+        let settings = Arc::new(settings);
+        Self { settings, caller: Caller::default(), log, backend: None, environment: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -132,9 +133,7 @@ impl Engine {
     fn backend(&self, place: &Place) -> Arc<dyn Backend> {
         match (&self.backend, place) {
             (Some(backend), _) => Arc::clone(backend),
-            (None, Place::Direct) => {
-                Arc::new(Direct { environment: self.environment.clone() })
-            }
+            (None, Place::Direct) => Arc::new(Direct { environment: self.environment.clone() }),
             (None, Place::Embedded(_)) => Arc::new(Embedded),
             (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
         }
