@@ -46,6 +46,7 @@ def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         program.write_text(source)
         return subprocess.Popen(
             ["env", "--default-signal", sys.executable, "-X", "dev", str(program), *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
