@@ -146,7 +146,12 @@ impl Drop for Pending {
 }
 
 impl Slot {
+    /// Puts the answer in its place. When the interpreter ends there is nobody to be told, and a
+    /// thread that woke up would have no interpreter to raise anything in.
     fn fill(&self, answer: Result<Answer, Failure>) {
+        if runtime::is_closing() {
+            return;
+        }
         let mut place = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         if place.is_none() {
             *place = Some(answer);
@@ -184,9 +189,7 @@ impl Slot {
 impl Drop for Promise {
     /// Work that ends without an answer has panicked, or its runtime has ended.
     fn drop(&mut self) {
-        if !runtime::is_closing() {
-            self.0.fill(Err(Failure::Gone("the call ended without an answer")));
-        }
+        self.0.fill(Err(Failure::Gone("the call ended without an answer")));
     }
 }
 

@@ -7,8 +7,9 @@ import pickle
 import traceback
 from pathlib import Path
 
-import openbrain
 import pytest
+
+import openbrain
 from openbrain import errors
 
 
@@ -61,7 +62,7 @@ def test_values_of_the_wrong_kind_are_refused() -> None:
         openbrain.exec("true", sandbx=True)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="memori"):
         openbrain.exec("true", limits={"memori": 1})
-    with pytest.raises(ValueError, match="lone surrogate|surrogate"):
+    with pytest.raises(ValueError, match="surrogate"):
         openbrain.exec("echo \udcff")
 
 

@@ -10,8 +10,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import openbrain
 import pytest
+from conftest import until
+
+import openbrain
 from openbrain import Exec
 
 
@@ -168,10 +170,11 @@ def test_asyncio_runs_many_at_once() -> None:
 
 def test_threads_run_many_at_once() -> None:
     found: list[str] = []
-    threads = [
-        threading.Thread(target=lambda i=i: found.append(openbrain.exec(f"echo {i}").stdout))
-        for i in range(8)
-    ]
+
+    def work(i: int) -> None:
+        found.append(openbrain.exec(f"echo {i}").stdout)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -196,8 +199,6 @@ def test_no_zombies_and_no_descriptors_are_left() -> None:
         openbrain.exec("true")
         openbrain.exec("true", sandbox=True)
         asyncio.run(openbrain.exec_async("true"))
-    from conftest import until
-
     assert until(lambda: len(os.listdir("/proc/self/fd")) <= before)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert until(lambda: not _zombies(children))

@@ -12,10 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import openbrain
 import pytest
 from conftest import alive, sleeper, until
-from openbrain import Exec
+
+import openbrain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -218,23 +218,21 @@ def test_a_closed_loop_kills_what_it_ran(mark: str) -> None:
     """The loop is closed under a running call, which nobody cancels: it is garbage then."""
     loop = asyncio.new_event_loop()
     call = openbrain.exec_async(sleeper(mark))
-    awaited = call.__await__()
 
-    async def step() -> None:
-        next(awaited)
+    async def begin(step: Callable[[None], object]) -> None:
+        step(None)
 
-    loop.run_until_complete(step())
+    loop.run_until_complete(begin(call.send))
     assert until(lambda: len(alive(mark)) >= 3)
     loop.close()
-    del awaited, call
+    del call
     gc.collect()
     assert until(lambda: not alive(mark))
 
 
-def test_a_loop_that_is_closed_early_hears_nothing(python: Python, mark: str) -> None:
+def test_a_loop_that_is_closed_early_hears_nothing(python: Python) -> None:
     """The command ends after its loop. Python's own complaint about the task is asyncio's."""
-    child = python(
-        """
+    child = python("""
 import asyncio, logging, sys, time, openbrain
 logging.getLogger("asyncio").disabled = True
 loop = asyncio.new_event_loop()
@@ -243,13 +241,11 @@ loop.run_until_complete(asyncio.sleep(0.05))
 loop.close()
 time.sleep(0.4)
 print("end")
-""",
-        mark,
-    )
+""")
     assert _end(child) == ("end\n", "")
 
 
-def test_a_loop_in_each_thread(mark: str) -> None:
+def test_a_loop_in_each_thread() -> None:
     found: list[str] = []
 
     def work(i: int) -> None:

@@ -9,10 +9,11 @@ import pickle
 import subprocess
 from typing import Any, get_type_hints
 
-import openbrain
 import pytest
-from openbrain import Denial, Isolation, NetworkUse, Output, Resources
 from openbrain.record import Record
+
+import openbrain
+from openbrain import Denial, Isolation, NetworkUse, Output, Resources
 
 RECORDS: list[type[Record]] = [Output, Isolation, Resources, NetworkUse, Denial, openbrain.Mount]
 

@@ -1,9 +1,9 @@
-"""Runs a command, directly on the host or in a sandbox, and gives back one honest result.
+r"""Runs a command, directly on the host or in a sandbox, and gives back one honest result.
 
     >>> import openbrain
     >>> result = openbrain.exec("echo hello", sandbox=True, timeout=60)
     >>> result.stdout
-    'hello\\n'
+    'hello\n'
     >>> result.isolation.level
     'namespaces'
 
@@ -24,7 +24,7 @@ from ._openbrain import __version__, shutdown
 from .errors import OpenbrainError
 from .output import Denial, Isolation, NetworkUse, Output, Resources
 from .process import AsyncStream, Ended, Event, Process, Stderr, Stdout, Stream
-from .request import INHERIT, PIPE, Exec, Mount, exec, exec_async  # noqa: A004
+from .request import INHERIT, PIPE, Exec, Mount, exec, exec_async
 
 __all__ = [
     "INHERIT",

@@ -1,9 +1,11 @@
-"""The native half of openbrain. Not for users: its names may change."""
+# The native half of openbrain. Not for users: its names may change.
 
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeAlias, TypeVar, final
 
-_T = TypeVar("_T", covariant=True)
-_Output = tuple[dict[str, Any], bytes, bytes]
+_T_co = TypeVar("_T_co", covariant=True)
+_Output: TypeAlias = tuple[dict[str, Any], bytes, bytes]
+
+__all__ = ["Pending", "Process", "__version__", "run", "shutdown", "spawn"]
 
 __version__: Final[str]
 
@@ -12,12 +14,12 @@ def spawn(request: dict[str, Any], stdin: bytes | None) -> Pending[Process]: ...
 def shutdown() -> None: ...
 
 @final
-class Pending(Generic[_T]):
+class Pending(Generic[_T_co]):
     def fileno(self) -> int: ...
     def done(self) -> bool: ...
     def stop(self) -> None: ...
     def wait(self, patience: float) -> None: ...
-    def take(self) -> _T: ...
+    def take(self) -> _T_co: ...
 
 @final
 class Process:

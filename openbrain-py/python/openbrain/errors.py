@@ -23,8 +23,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from .output import Output
 
 __all__ = [
@@ -51,13 +49,16 @@ class OpenbrainError(Exception):
         code: The stable name of the kind of failure, the same in Rust, JSON and Python.
         retryable: Whether the same request may succeed later without any change.
         remedy: What to do about it, when that is known. A traceback shows it as a hint.
-        result: The result of the command with the output so far, when there is one.
     """
 
     code: str = "internal"
     retryable: bool = False
     remedy: str | None = None
-    result: Output | None = None
+
+    @property
+    def result(self) -> Output | None:
+        """The result of the command with the output so far, when there is one."""
+        return None
 
 
 class InvalidRequestError(OpenbrainError, ValueError):
@@ -131,7 +132,18 @@ class CommandFailedError(OpenbrainError, RuntimeError):
     """
 
     code = "command_failed"
-    result: Output
+
+    def __init__(self, message: str, result: Output) -> None:
+        super().__init__(message, result)
+        self._failed = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def result(self) -> Output:
+        """The whole result."""
+        return self._failed
 
     @property
     def cmd(self) -> str | tuple[str, ...]:
@@ -189,12 +201,10 @@ def make(code: str, message: str, retryable: bool, remedy: str | None) -> Openbr
     return error
 
 
-def raise_failed(result: Output) -> NoReturn:
-    """Raises what `check=True` raises for a result that is no success."""
+def failed(result: Output) -> CommandFailedError:
+    """What `check=True` raises for a result that is no success."""
     kind = CommandTimeoutError if result.timed_out else CommandFailedError
-    error = kind(_describe(result))
-    error.result = result
-    raise error
+    return kind(_describe(result), result)
 
 
 def _describe(result: Output) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import raise_failed
+from .errors import failed
 from .record import Record, short
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ class Denial(Record):
 
 
 class Output(Record):
-    """The result of a command: what it printed, how it ended, and what was enforced around it.
+    r"""The result of a command: what it printed, how it ended, and what was enforced around it.
 
     A non-zero exit, a timeout and cut output are values. It reads like
     `subprocess.CompletedProcess`: it has `args`, `returncode`, `stdout`, `stderr` and
@@ -131,9 +131,9 @@ class Output(Record):
         >>> result.status, result.exit_code, result.success
         ('exited', 3, False)
         >>> result.stdout, result.stderr
-        ('one\\n', 'two\\n')
+        ('one\n', 'two\n')
         >>> result
-        Output('echo one; echo two >&2; exit 3', exit_code=3, stdout='one\\n', stderr='two\\n')
+        Output('echo one; echo two >&2; exit 3', exit_code=3, stdout='one\n', stderr='two\n')
 
     Attributes:
         args: The command, as it was given.
@@ -205,9 +205,7 @@ class Output(Record):
     )
 
     @classmethod
-    def of(
-        cls, args: str | tuple[str, ...], answer: tuple[dict[str, Any], bytes, bytes]
-    ) -> Output:
+    def of(cls, args: str | tuple[str, ...], answer: tuple[dict[str, Any], bytes, bytes]) -> Output:
         """The result that the native module gives: its JSON fields, and the bytes of its streams.
 
         In JSON `stdout_bytes` is the number of bytes that there were; in Python it is the bytes.
@@ -264,9 +262,9 @@ class Output(Record):
             CommandTimeoutError: The deadline ended the command.
             CommandFailedError: The command ended in any other way but success.
         """
-        if self.success:
-            return self
-        raise_failed(self)
+        if not self.success:
+            raise failed(self)
+        return self
 
     def __repr__(self) -> str:
         end = {"exited": f"exit_code={self.exit_code}", "signaled": f"signal={self.signal}"}
@@ -278,14 +276,14 @@ class Output(Record):
         return f"Output({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as the JSON of every edge has it, with `args` added.
+        r"""The result as the JSON of every edge has it, with `args` added.
 
         There `stdout` and `stderr` are texts, `stdout_bytes` and `stderr_bytes` the numbers of
         bytes that there were, and output that is no UTF-8 is also there in base64.
 
             >>> import openbrain
             >>> openbrain.exec("echo hi").to_dict()["stdout"]
-            'hi\\n'
+            'hi\n'
         """
         fields = super().to_dict()
         for stream in ("stdout", "stderr"):

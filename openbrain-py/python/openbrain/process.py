@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from . import _openbrain
+    from ._openbrain import Process as Native
     from .request import Exec
 
 __all__ = ["AsyncStream", "Ended", "Event", "Process", "Stderr", "Stdout", "Stream"]
@@ -84,7 +84,7 @@ class Process:
     output: Output | None
     """The result, once the command has ended and that was read."""
 
-    def __init__(self, native: _openbrain.Process, args: str | tuple[str, ...]) -> None:
+    def __init__(self, native: Native, args: str | tuple[str, ...]) -> None:
         """Made by `Exec.spawn`."""
         utf8 = codecs.getincrementaldecoder("utf-8")
         self._native = native
@@ -309,7 +309,8 @@ class Stream:
 class AsyncStream:
     """The events of a command, which starts with the first of them, for `async for`.
 
-    Ending the loop early, by `close()`, the `async with` block or a cancellation, kills the command.
+    Ending the loop early, by `close()`, the `async with` block or a cancellation, kills the
+    command.
 
         >>> import asyncio, openbrain
         >>> async def main():

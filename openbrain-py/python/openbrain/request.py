@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import _openbrain
+from ._openbrain import run, spawn
 from .output import Output
 from .process import AsyncStream, Process, Stream
 from .record import Record, short
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any, Final, Literal, Self, TypeAlias
 
-    Path: TypeAlias = str | os.PathLike[str]
-    Command: TypeAlias = str | Sequence[Path]
+    _Path: TypeAlias = str | os.PathLike[str]
+    _Command: TypeAlias = str | Sequence[_Path]
 
 __all__ = ["INHERIT", "PIPE", "Exec", "Mount", "exec", "exec_async"]
 
@@ -43,8 +43,8 @@ class Mount(Record):
 
     def __init__(
         self,
-        source: Path,
-        target: Path = "/workspace",
+        source: _Path,
+        target: _Path = "/workspace",
         mode: Literal["rw", "ro", "overlay"] = "rw",
     ) -> None:
         super().__init__(source=os.fspath(source), target=os.fspath(target), mode=mode)
@@ -76,7 +76,7 @@ INHERIT = Stdin("INHERIT", {"inherit": True})
 
 
 class Exec:
-    """One command and how to run it.
+    r"""One command and how to run it.
 
     Everything that is left out is decided by the settings. Each method returns a new request, so
     that one can be the beginning of many.
@@ -84,7 +84,7 @@ class Exec:
         >>> import openbrain
         >>> result = openbrain.Exec("echo $NAME").sandbox().timeout(60).env("NAME", "you").run()
         >>> result.stdout
-        'you\\n'
+        'you\n'
 
     Args:
         command: A text is a script for the shell; a sequence is a program and its arguments,
@@ -93,7 +93,7 @@ class Exec:
 
     __slots__ = ("_args", "_fields", "_stdin")
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: _Command) -> None:
         if isinstance(command, str):
             self._args: str | tuple[str, ...] = command
         elif isinstance(command, bytes | bytearray):
@@ -105,11 +105,11 @@ class Exec:
 
     @classmethod
     def script(cls, source: str, language: str | None = None) -> Exec:
-        """A program as text. Without a language its `#!` line decides, and Python without that.
+        r"""A program as text. Without a language its `#!` line decides, and Python without that.
 
             >>> import openbrain
             >>> openbrain.Exec.script("print(6 * 7)", "python").run().stdout
-            '42\\n'
+            '42\n'
 
         Args:
             source: The text of the program.
@@ -134,7 +134,7 @@ class Exec:
         """
         return self._with(timeout=_seconds(timeout))
 
-    def workdir(self, path: Path) -> Exec:
+    def workdir(self, path: _Path) -> Exec:
         """Sets the working directory."""
         return self._with(workdir=os.fspath(path))
 
@@ -143,7 +143,11 @@ class Exec:
         return self._with(env={**self._fields.get("env", {}), **_environment({name: value})})
 
     def stdin(self, source: bytes | str | os.PathLike[str] | Stdin) -> Exec:
-        """Says what the command reads: bytes, a text, a host file by its path, `PIPE`, `INHERIT`."""
+        """Says what the command reads.
+
+        Args:
+            source: Bytes, a text, a host file by its path, `PIPE` or `INHERIT`.
+        """
         changed = self._with(stdin=None)
         if isinstance(source, Stdin):
             changed._fields["stdin"] = source.form
@@ -159,8 +163,8 @@ class Exec:
 
     def mount(
         self,
-        source: Path | Mount,
-        target: Path | None = None,
+        source: _Path | Mount,
+        target: _Path | None = None,
         mode: Literal["rw", "ro", "overlay"] | None = None,
     ) -> Exec:
         """Makes a host path visible in the sandbox.
@@ -176,7 +180,7 @@ class Exec:
             raise TypeError("a `Mount` has its target and mode already")
         return self._add("mounts", Mount(source, target or "/workspace", mode or "rw").to_dict())
 
-    def expose(self, path: Path) -> Exec:
+    def expose(self, path: _Path) -> Exec:
         """Makes a host path visible, read-only, at the same place: a tool chain in a home."""
         return self._add("expose", os.fspath(path))
 
@@ -245,24 +249,24 @@ class Exec:
         Raises:
             OpenbrainError: The command could not be run.
         """
-        return self._output(wait(_openbrain.run(self._fields, self._stdin)), check)
+        return self._output(wait(run(self._fields, self._stdin)), check)
 
     async def run_async(self, *, check: bool = False) -> Output:
-        """As `run`. Cancelling it kills the command with everything that it started.
+        r"""As `run`. Cancelling it kills the command with everything that it started.
 
-            >>> import asyncio, openbrain
-            >>> asyncio.run(openbrain.Exec("echo hello").run_async()).stdout
-            'hello\\n'
+        >>> import asyncio, openbrain
+        >>> asyncio.run(openbrain.Exec("echo hello").run_async()).stdout
+        'hello\n'
         """
-        return self._output(await wait_async(_openbrain.run(self._fields, self._stdin)), check)
+        return self._output(await wait_async(run(self._fields, self._stdin)), check)
 
     def spawn(self) -> Process:
         """Starts the command and returns its running process."""
-        return Process(wait(_openbrain.spawn(self._fields, self._stdin)), self._args)
+        return Process(wait(spawn(self._fields, self._stdin)), self._args)
 
     async def spawn_async(self) -> Process:
         """As `spawn`."""
-        return Process(await wait_async(_openbrain.spawn(self._fields, self._stdin)), self._args)
+        return Process(await wait_async(spawn(self._fields, self._stdin)), self._args)
 
     def stream(self) -> Stream:
         """The events of the command, which starts with the first of them."""
@@ -290,7 +294,9 @@ class Exec:
         changed = object.__new__(type(self))
         changed._args = self._args
         changed._stdin = None if "stdin" in fields else self._stdin
-        kept = {name: value for name, value in {**self._fields, **fields}.items() if value is not None}
+        kept = {
+            name: value for name, value in {**self._fields, **fields}.items() if value is not None
+        }
         changed._fields = kept
         return changed
 
@@ -302,17 +308,17 @@ class Exec:
         return output.check() if check else output
 
 
-def exec(  # noqa: A001
-    command: Command | Exec,
+def exec(
+    command: _Command | Exec,
     *,
     sandbox: bool | None = None,
     timeout: float | timedelta | None = None,
-    workdir: Path | None = None,
+    workdir: _Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
-    mounts: Iterable[Path | Mount] = (),
-    expose: Iterable[Path] = (),
+    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
+    expose: _Path | Iterable[_Path] = (),
     network: bool | None = None,
     allowed_ports: Iterable[int] | None = None,
     allowed_domains: Iterable[str] | None = None,
@@ -321,16 +327,16 @@ def exec(  # noqa: A001
     tty: tuple[int, int] | None = None,
     check: bool = False,
 ) -> Output:
-    """Runs a command to its end and collects its output.
+    r"""Runs a command to its end and collects its output.
 
     A non-zero exit and a timeout are values. Ctrl-C kills the command with everything that it
     started.
 
         >>> import openbrain
         >>> openbrain.exec("echo hello", sandbox=True, timeout=60).stdout
-        'hello\\n'
+        'hello\n'
         >>> openbrain.exec(["echo", "$HOME"]).stdout
-        '$HOME\\n'
+        '$HOME\n'
         >>> openbrain.exec("sleep 60", timeout=0.1).timed_out
         True
 
@@ -362,16 +368,16 @@ def exec(  # noqa: A001
 
 
 async def exec_async(
-    command: Command | Exec,
+    command: _Command | Exec,
     *,
     sandbox: bool | None = None,
     timeout: float | timedelta | None = None,  # noqa: ASYNC109
-    workdir: Path | None = None,
+    workdir: _Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
-    mounts: Iterable[Path | Mount] = (),
-    expose: Iterable[Path] = (),
+    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
+    expose: _Path | Iterable[_Path] = (),
     network: bool | None = None,
     allowed_ports: Iterable[int] | None = None,
     allowed_domains: Iterable[str] | None = None,
@@ -380,25 +386,25 @@ async def exec_async(
     tty: tuple[int, int] | None = None,
     check: bool = False,
 ) -> Output:
-    """As `exec`, in an event loop. Cancelling it kills the command, before the call returns.
+    r"""As `exec`, in an event loop. Cancelling it kills the command, before the call returns.
 
-        >>> import asyncio, openbrain
-        >>> asyncio.run(openbrain.exec_async("echo hello")).stdout
-        'hello\\n'
+    >>> import asyncio, openbrain
+    >>> asyncio.run(openbrain.exec_async("echo hello")).stdout
+    'hello\n'
     """
     options = {name: value for name, value in locals().items() if name not in ("command", "check")}
     return await _build(command, **options).run_async(check=check)
 
 
 def _build(
-    command: Command | Exec,
+    command: _Command | Exec,
     *,
     timeout: float | timedelta | None,
-    workdir: Path | None,
+    workdir: _Path | None,
     env: Mapping[str, str] | None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None,
-    mounts: Iterable[Path | Mount],
-    expose: Iterable[Path],
+    mounts: _Path | Mount | Iterable[_Path | Mount],
+    expose: _Path | Iterable[_Path],
     network: bool | None,
     tty: tuple[int, int] | None,
     **plain: Any,
@@ -407,7 +413,7 @@ def _build(
     exec = command if isinstance(command, Exec) else Exec(command)
     if stdin is not None:
         exec = exec.stdin(stdin)
-    given = {
+    given: dict[str, Any] = {
         "timeout": _seconds(timeout),
         "workdir": None if workdir is None else os.fspath(workdir),
         "env": _environment(env or {}) or None,
@@ -433,16 +439,16 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def _mount(mount: Path | Mount) -> str | dict[str, Any]:
+def _mount(mount: _Path | Mount) -> str | dict[str, Any]:
     if isinstance(mount, Mount):
         return mount.to_dict()
     # A path object is a path, whatever is in it; a text may say more.
     return mount if isinstance(mount, str) else Mount(mount).to_dict()
 
 
-def _several(paths: Iterable[Any]) -> Iterable[Any]:
-    """A text is iterable too, and never meant as its characters."""
-    return [paths] if isinstance(paths, (str, os.PathLike)) else paths
+def _several(paths: Any) -> Iterable[Any]:
+    """One path is as good as a list of one; a text is never meant as its characters."""
+    return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
 
 
 def _plain(value: Any) -> Any:

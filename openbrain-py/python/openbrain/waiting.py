@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
     from ._openbrain import Pending
 
-    T = TypeVar("T")
+    _T = TypeVar("_T")
 
 # Seconds that a call which was interrupted or cancelled waits at most until its command is dead.
 # It takes milliseconds, unless the command is on a server.
 PATIENCE = 1.0
 
 
-def wait(pending: Pending[T]) -> T:
+def wait(pending: Pending[_T]) -> _T:
     """Blocks until the answer is there. Ctrl-C kills the command first, then it is raised."""
     pending.wait(PATIENCE)
     return pending.take()
 
 
-async def wait_async(pending: Pending[T]) -> T:
+async def wait_async(pending: Pending[_T]) -> _T:
     """Waits for the answer. A cancellation kills the command first, then it is raised."""
     import asyncio
 
@@ -36,7 +36,7 @@ async def wait_async(pending: Pending[T]) -> T:
     return pending.take()
 
 
-async def _settle(loop: asyncio.AbstractEventLoop, pending: Pending[T]) -> None:
+async def _settle(loop: asyncio.AbstractEventLoop, pending: Pending[_T]) -> None:
     """Waits a bounded time, though it is cancelled again: the first cancellation is on its way."""
     import asyncio
 
@@ -49,7 +49,7 @@ async def _settle(loop: asyncio.AbstractEventLoop, pending: Pending[T]) -> None:
 
 
 async def _ready(
-    loop: asyncio.AbstractEventLoop, pending: Pending[T], seconds: float | None
+    loop: asyncio.AbstractEventLoop, pending: Pending[_T], seconds: float | None
 ) -> None:
     """Returns when the answer is there or the time is over.
 
