@@ -6,11 +6,14 @@ takes files for the environment's `bin` from.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,20 @@ def build_editable(
 
 
 def build_sdist(sdist_directory: str, config_settings: _Settings = None) -> str:
-    """Builds the source distribution, which has no command in it but what it is built from."""
+    """Builds the source distribution: the checkout, because the command is built from it too."""
     _empty()
-    return maturin.build_sdist(sdist_directory, config_settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        info = maturin.prepare_metadata_for_build_wheel(scratch, config_settings)
+        metadata = Path(scratch, info, "METADATA").read_bytes()
+    name = info.removesuffix(".dist-info")
+    listed = subprocess.run(["git", "ls-files", "-z"], stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(Path(sdist_directory, f"{name}.tar.gz"), "w:gz") as archive:
+        for file in sorted(listed.decode().split("\0")[:-1]):
+            archive.add(file, f"{name}/{file}", recursive=False)
+        entry = tarfile.TarInfo(f"{name}/PKG-INFO")
+        entry.size = len(metadata)
+        archive.addfile(entry, io.BytesIO(metadata))
+    return f"{name}.tar.gz"
 
 
 def _build_command(settings: _Settings) -> None:
