@@ -149,3 +149,27 @@ fn a_directory_that_turns_into_a_link_never_shows_what_is_outside() {
     println!("{right} right, {refused} refused");
     assert!(refused > 0, "the link was never there when somebody looked");
 }
+
+/// An OpenSandbox server gets a path as text: no link may be in it, wherever it leads. The server is
+/// not asked for anything before.
+#[test]
+fn a_server_gets_no_path_with_a_link() {
+    let place = Place::new();
+    let work = place.work();
+    symlink("/etc", work.join("etc")).unwrap();
+    symlink("sub", work.join("near")).unwrap();
+    let mut settings = Settings::default();
+    settings.audit.execs = AuditedExecs::None;
+    settings.server.allowed_mounts = vec![work.clone()];
+    // Nobody listens there.
+    settings.security.sandbox.server_url = Some("http://127.0.0.1:1".into());
+    let engine = Engine::new(settings).for_caller(Caller::new(Surface::Mcp));
+    let kind = |path: &Path| {
+        let mount = Mount::new(path, "/seen", MountMode::Ro);
+        engine.run_blocking(Exec::new("true").sandbox().mount_at(mount)).unwrap_err().kind()
+    };
+    for name in ["etc", "near", "etc/ssl"] {
+        assert_eq!(kind(&work.join(name)), ErrorKind::PolicyDenied, "{name}");
+    }
+    assert_eq!(kind(&work.join("sub")), ErrorKind::SandboxUnavailable);
+}
