@@ -9,7 +9,7 @@ use std::{
 };
 
 use openbrain::{
-    Caller, Engine, Error, ErrorKind, Exec, Mount, MountMode, Output, Settings, Surface,
+    Caller, Engine, Error, ErrorKind, Exec, Mount, MountMode, Output, Sandbox, Settings, Surface,
     settings::AuditedExecs,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -164,12 +164,38 @@ fn a_server_gets_no_path_with_a_link() {
     // Nobody listens there.
     settings.security.sandbox.server_url = Some("http://127.0.0.1:1".into());
     let engine = Engine::new(settings).for_caller(Caller::new(Surface::Mcp));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let kind = |path: &Path| {
         let mount = Mount::new(path, "/seen", MountMode::Ro);
-        engine.run_blocking(Exec::new("true").sandbox().mount_at(mount)).unwrap_err().kind()
+        let open = engine.create(Sandbox::builder().mount_at(mount.clone()));
+        let open = runtime.block_on(open).unwrap_err().kind();
+        let exec = Exec::new("true").sandbox().mount_at(mount);
+        assert_eq!(engine.run_blocking(exec).unwrap_err().kind(), open, "{path:?}");
+        open
     };
     for name in ["etc", "near", "etc/ssl"] {
         assert_eq!(kind(&work.join(name)), ErrorKind::PolicyDenied, "{name}");
     }
     assert_eq!(kind(&work.join("sub")), ErrorKind::SandboxUnavailable);
+}
+
+/// A sandbox that stays open sees no more than one for a command.
+#[test]
+fn an_open_sandbox_of_a_caller_follows_no_link_out() {
+    let place = Place::new();
+    let work = place.work();
+    symlink(place.outside(), work.join("out")).unwrap();
+    let engine = engine(Some(&work), &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let open = |path: PathBuf| {
+        runtime.block_on(async {
+            let mount = Mount::new(path, "/seen", MountMode::Ro);
+            let sandbox = engine.create(Sandbox::builder().mount_at(mount)).await?;
+            let output = sandbox.run(Exec::new("cat /seen/*")).await?;
+            sandbox.kill().await?;
+            Ok::<_, Error>(output.stdout_text())
+        })
+    };
+    assert_eq!(open(work.join("sub")).unwrap(), "deep");
+    assert_eq!(open(work.join("out")).unwrap_err().kind(), ErrorKind::PolicyDenied);
 }
