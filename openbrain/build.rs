@@ -19,7 +19,8 @@ fn main() {
         ])
         .args(["--target", &target, "-o"])
         .arg(Path::new(&out_dir).join("helper"))
-        .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols"])
+        .args(["-C", "panic=abort", "-C", "force-unwind-tables=no"])
+        .args(["-C", "opt-level=s", "-C", "strip=symbols"])
         .args(["-C", "relocation-model=static", "-C", "codegen-units=1", "-C", "lto=fat"])
         .args([
             "-C",

@@ -13,7 +13,7 @@ use crate::{
     settle,
 };
 
-const TITLES: [&str; 6] = ["ID", "STATE", "CREATED", "EXPIRES", "HOST", "IMAGE"];
+const TITLES: [&str; 8] = ["ID", "STATE", "FOR", "NAME", "CREATED", "EXPIRES", "HOST", "IMAGE"];
 
 /// Runs `openbrain sandbox` and returns the exit code.
 pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
@@ -65,8 +65,9 @@ fn engine(settings: &SettingsArgs) -> Result<Engine> {
     Ok(Engine::new(config::load(settings)?.settings))
 }
 
-fn row(sandbox: &ServerSandbox) -> [String; 6] {
-    let ServerSandbox { id, state, image, created_at, expires_at, host } = sandbox;
+fn row(sandbox: &ServerSandbox) -> [String; 8] {
+    let ServerSandbox { id, state, stays_open, name, image, created_at, expires_at, host } =
+        sandbox;
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let time = |at: &Option<SystemTime>| {
         at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
@@ -74,6 +75,8 @@ fn row(sandbox: &ServerSandbox) -> [String; 6] {
     [
         id.clone(),
         state.as_str().to_owned(),
+        if *stays_open { "many" } else { "one" }.to_owned(),
+        or_dash(name),
         time(created_at),
         time(expires_at),
         or_dash(host),

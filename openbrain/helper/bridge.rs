@@ -438,7 +438,7 @@ impl Bridge {
             if let Some(Letter { kind, value }) = wire::read(&bytes, at) {
                 match kind {
                     letter::ORDER => {
-                        let order = Order { signal: value as i32 };
+                        let order = Order::plain(value as i32);
                         send_to(self.socket as usize, &raw const order, size_of::<Order>());
                     }
                     letter::CREDIT => self.credit += value as u64,

@@ -3,11 +3,14 @@
 //! It is started once for each run, by `posix_spawn`, with a socket to the library as descriptor 0
 //! and the plan as descriptor 1. In a sandbox there are three processes: the *monitor* (this one,
 //! outside), the *reaper* (process 1 inside) and the command. A direct run has the monitor, which
-//! is then also the reaper, and the command.
+//! is then also the reaper, and the command. In a sandbox that stays [`open`] the reaper starts a
+//! command whenever it is asked to.
 //!
 //! Whoever dies, nothing is left: the monitor kills everything when the library's end of the socket
 //! closes, the reaper ends when the monitor's end closes, and the kernel kills what is inside when
 //! the reaper ends.
+//!
+//! Work on the [`files`] of a sandbox is done by the helper as well: it is a command then.
 //!
 //! Where the library can pass no descriptors, the helper is started with the name of a directory as
 //! its argument. It then is a [`bridge`]: it starts itself a second time, as above, and stands in
@@ -18,7 +21,10 @@
 
 mod bridge;
 mod execute;
+mod files;
 mod memory;
+mod open;
+mod proc;
 mod sys;
 mod watch;
 #[allow(dead_code, reason = "the library uses the rest")]
@@ -27,7 +33,7 @@ mod wire;
 use core::ptr::{addr_of, addr_of_mut};
 
 use watch::{open_signal_fd, watch_direct, watch_inside, watch_sandbox};
-use wire::{Call, Header, Report, Section, kind, on_error, pseudo, report};
+use wire::{Call, Header, Report, Section, kind, mode, on_error, pseudo, report};
 
 use crate::sys::number;
 
@@ -41,9 +47,11 @@ pub const ENOENT: isize = -2;
 pub const EACCES: isize = -13;
 pub const AT_FDCWD: usize = -100isize as usize;
 
-/// The plan in memory. Set once, before any other process exists.
+/// A plan in memory.
+#[derive(Clone, Copy)]
 struct Plan {
     base: usize,
+    size: usize,
     header: Header,
 }
 
@@ -59,8 +67,8 @@ struct Failure {
 #[repr(align(16))]
 struct Stack(#[expect(dead_code, reason = "memory, not a value")] [u8; 32 * 1024]);
 
-/// Shared between the reaper and the command until the latter's `execve`, which is why it is
-/// static: the two run one after the other in the same memory.
+/// The plan that is being executed. Shared between the reaper and the command until the latter's
+/// `execve`, which is why it is static: the two run one after the other in the same memory.
 static mut PLAN: Option<Plan> = None;
 static mut REGISTERS: [isize; wire::REGISTERS] = [0; wire::REGISTERS];
 static mut COMMAND_FAILURE: Option<Failure> = None;
@@ -84,15 +92,26 @@ extern "C" fn main(stack: *const usize) -> ! {
     const SET_NAME: usize = 15;
     // Without this `ps` shows the number of a descriptor.
     syscall!(number::PRCTL, SET_NAME, c"openbrain".as_ptr());
-    take_signals();
     // SAFETY: the kernel has put this there.
-    let (arguments, directory) = unsafe { (*stack, *stack.add(2)) };
-    if arguments > 1 {
-        // SAFETY: as above; the environment follows the null pointer after the arguments.
-        execute::keep_environment(unsafe { stack.add(arguments + 2) }.cast());
-        bridge::run(directory as *const u8)
+    let arguments = unsafe { core::slice::from_raw_parts(stack.add(1).cast(), *stack) };
+    match arguments {
+        [_, work, rest @ ..] if is_text(*work, wire::work::FILES) => files::run(rest),
+        [_, directory, ..] => {
+            take_signals();
+            // SAFETY: as above; the environment follows the null pointer after the arguments.
+            execute::keep_environment(unsafe { stack.add(arguments.len() + 2) }.cast());
+            bridge::run(*directory)
+        }
+        _ => {
+            take_signals();
+            guard()
+        }
     }
-    guard()
+}
+
+fn is_text(argument: *const u8, text: &[u8]) -> bool {
+    // SAFETY: arguments end with a NUL byte.
+    unsafe { core::ffi::CStr::from_ptr(argument.cast()) }.to_bytes() == text
 }
 
 /// Executes the plan and stays beside it.
@@ -100,15 +119,21 @@ fn guard() -> ! {
     if !receive_fds() {
         exit(111);
     }
-    if !load_plan() {
-        exit(112);
-    }
-    if plan().header.sandbox == 0 { run_direct() } else { run_sandbox() }
+    let plan = load_plan(1).unwrap_or_else(|| exit(112));
+    use_plan(plan);
+    if plan.header.mode == mode::DIRECT { run_direct() } else { run_sandbox() }
 }
 
-fn plan() -> &'static Plan {
-    // SAFETY: set in `load_plan`, before this is called, and never changed after.
-    unsafe { (*addr_of!(PLAN)).as_ref() }.unwrap_or_else(|| exit(112))
+/// The plan that is being executed.
+fn plan() -> Plan {
+    // SAFETY: one thread; the command only reads it while the reaper sleeps.
+    unsafe { *addr_of!(PLAN) }.unwrap_or_else(|| exit(112))
+}
+
+/// Makes this the plan that is being executed.
+fn use_plan(plan: Plan) {
+    // SAFETY: as above.
+    unsafe { *addr_of_mut!(PLAN) = Some(plan) };
 }
 
 /// Signals are read from a descriptor; children start with an empty mask and default actions.
@@ -132,23 +157,25 @@ fn receive_fds() -> bool {
     syscall!(number::RECVMSG, wire::REPORT_FD, message.as_ptr(), 0) == 1
 }
 
-fn load_plan() -> bool {
+/// Maps a plan and puts addresses where it has offsets.
+fn load_plan(fd: i32) -> Option<Plan> {
     const SEEK_END: usize = 2;
     const READ_WRITE: usize = 3;
     const MAP_PRIVATE: usize = 2;
-    let size = syscall!(number::LSEEK, 1, 0, SEEK_END);
+    let size = syscall!(number::LSEEK, fd, 0, SEEK_END);
     if size <= 0 {
-        return false;
+        return None;
     }
-    let base = syscall!(number::MMAP, 0, size, READ_WRITE, MAP_PRIVATE, 1, 0);
+    let base = syscall!(number::MMAP, 0, size, READ_WRITE, MAP_PRIVATE, fd, 0);
     if base < 0 {
-        return false;
+        return None;
     }
-    let base = base as usize;
+    let (base, size) = (base as usize, size as usize);
     // SAFETY: the mapping has this size and belongs to this process alone.
-    let bytes = unsafe { core::slice::from_raw_parts(base as *const u8, size as usize) };
+    let bytes = unsafe { core::slice::from_raw_parts(base as *const u8, size) };
     let Some(header) = wire::read::<Header>(bytes, 0).filter(|_| wire::is_sound(bytes)) else {
-        return false;
+        syscall!(number::MUNMAP, base, size);
+        return None;
     };
     let data = base + header.data.at as usize;
     for index in 0..header.relocations.count as usize {
@@ -159,15 +186,13 @@ fn load_plan() -> bool {
             place.write(data + place.read());
         }
     }
-    // SAFETY: there is one thread, and this is the only write.
-    unsafe { *addr_of_mut!(PLAN) = Some(Plan { base, header }) };
-    true
+    Some(Plan { base, size, header })
 }
 
 /// A direct run: the monitor is the reaper of everything that the command leaves behind.
 fn run_direct() -> ! {
     or_fail(run_section(Section::Before));
-    let command = start_command();
+    let command = start_command().unwrap_or_else(|failure| fail(failure));
     syscall!(number::DUP3, wire::REPORT_FD, wire::ORDER_FD, 0);
     open_signal_fd();
     syscall!(number::CLOSE_RANGE, wire::FIRST_FD, u32::MAX, 0);
@@ -200,8 +225,7 @@ fn run_sandbox() -> ! {
         syscall!(number::DUP3, pair[0], relay, 0);
     }
     syscall!(number::DUP3, wire::REPORT_FD, wire::ORDER_FD, 0);
-    // SAFETY: one thread.
-    unsafe { (*addr_of_mut!(REGISTERS))[wire::CHILD as usize] = reaper };
+    set_register(wire::CHILD, reaper);
     let beside = run_section(Section::Beside);
     if beside.is_err() {
         syscall!(number::KILL, reaper, SIGKILL);
@@ -222,34 +246,45 @@ fn run_sandbox() -> ! {
 /// Process 1 of the sandbox: builds it, starts the command, reaps.
 fn be_reaper() -> ! {
     or_fail(run_section(Section::Inside));
-    let command = start_command();
+    if plan().header.mode == mode::OPEN {
+        open_signal_fd();
+        or_fail(run_section(Section::Reaper));
+        send(&Report { kind: report::STARTED, ..Report::default() });
+        open::serve()
+    }
+    let command = start_command().unwrap_or_else(|failure| fail(failure));
     open_signal_fd();
     send(&Report { kind: report::STARTED, ..Report::default() });
     or_fail(run_section(Section::Reaper));
     watch_inside(command)
 }
 
-/// Starts the command and returns its process id, or reports why it could not and ends.
-fn start_command() -> isize {
+/// Starts the command and returns its process id.
+fn start_command() -> Result<isize, Failure> {
     extern "C" fn command() -> ! {
         let failure = run_section(Section::Command).err();
         // SAFETY: the parent sleeps until this process has ended.
         unsafe { *addr_of_mut!(COMMAND_FAILURE) = failure };
         exit(127)
     }
+    // SAFETY: no child that shares this memory is running.
+    unsafe { *addr_of_mut!(COMMAND_FAILURE) = None };
     // SAFETY: the stack is used by this child only, which does not return.
     let child = unsafe {
         let stack = addr_of_mut!(COMMAND_STACK).cast::<u8>();
         sys::vfork(stack.add(size_of::<Stack>()), command)
     };
     if child < 0 {
-        fail(Failure { section: Section::Command, index: usize::MAX, errno: -child as i32 });
+        let errno = -child as i32;
+        return Err(Failure { section: Section::Command, index: usize::MAX, errno });
     }
     // SAFETY: the child has executed a program or ended; nobody else writes.
-    match unsafe { *addr_of!(COMMAND_FAILURE) } {
-        Some(failure) => fail(failure),
-        None => child,
-    }
+    unsafe { *addr_of!(COMMAND_FAILURE) }.map_or(Ok(child), Err)
+}
+
+fn set_register(register: u8, value: isize) {
+    // SAFETY: one thread; the number is one of the constants, or `is_sound` has checked it.
+    unsafe { (*addr_of_mut!(REGISTERS))[register as usize] = value };
 }
 
 /// Executes the calls of one section until one fails.
@@ -261,14 +296,13 @@ fn run_section(section: Section) -> Result<(), Failure> {
         // SAFETY: `is_sound` has checked that the section is inside the plan, and the mapping and
         // the layout are aligned.
         let call = unsafe { &*((plan.base + range.at as usize) as *const Call).add(index) };
-        let mut result = execute(plan, call);
+        let mut result = execute(&plan, call);
         if result == EACCES && call.number as usize == number::EXECVE {
             let path = plan.base + plan.header.data.at as usize + call.args[0] as usize;
             result = if is_missing(path) { ENOENT } else { result };
         }
         if call.save != wire::NO_REGISTER {
-            // SAFETY: one thread; `is_sound` has checked the number.
-            unsafe { (*addr_of_mut!(REGISTERS))[call.save as usize] = result };
+            set_register(call.save, result);
         }
         if result >= 0 {
             continue;
@@ -405,12 +439,17 @@ fn or_fail(result: Result<(), Failure>) {
 
 /// Reports a failed call and ends.
 fn fail(failure: Failure) -> ! {
+    send(&failure_report(failure));
+    exit(1)
+}
+
+/// What is said of a failed call of the plan that is being executed.
+fn failure_report(failure: Failure) -> Report {
     let Failure { section, index, errno } = failure;
     let count = plan().header.sections[Section::Command as usize].count as usize;
-    let last = section as u32 == Section::Command as u32 && index + 1 == count;
+    let last = section as u32 == Section::Command as u32 && index.wrapping_add(1) == count;
     let kind = if last { report::EXEC_FAILED } else { report::FAILED };
-    send(&Report { kind, first: section as i32, second: index as i32, errno, ..Report::default() });
-    exit(1)
+    Report { kind, first: section as i32, second: index as i32, errno, ..Report::default() }
 }
 
 fn send(report: &Report) {

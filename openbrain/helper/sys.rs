@@ -36,6 +36,17 @@ pub mod number {
     pub const PPOLL: usize = 271;
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
+    pub const MUNMAP: usize = 11;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const STATX: usize = 332;
+    pub const MKDIRAT: usize = 258;
+    pub const RENAMEAT2: usize = 316;
+    pub const SYMLINKAT: usize = 266;
+    pub const READLINKAT: usize = 267;
+    pub const FCHMOD: usize = 91;
+    pub const UTIMENSAT: usize = 280;
     pub const CLOSE_RANGE: usize = 436;
 }
 
@@ -73,6 +84,17 @@ pub mod number {
     pub const PPOLL: usize = 73;
     pub const SIGNALFD4: usize = 74;
     pub const DUP3: usize = 24;
+    pub const MUNMAP: usize = 215;
+    pub const CLOCK_GETTIME: usize = 113;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const STATX: usize = 291;
+    pub const MKDIRAT: usize = 34;
+    pub const RENAMEAT2: usize = 276;
+    pub const SYMLINKAT: usize = 36;
+    pub const READLINKAT: usize = 78;
+    pub const FCHMOD: usize = 52;
+    pub const UTIMENSAT: usize = 88;
     pub const CLOSE_RANGE: usize = 436;
 }
 

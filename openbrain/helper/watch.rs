@@ -5,13 +5,14 @@ use crate::{
     AT_FDCWD, EAGAIN, EINTR, SIGCHLD, SIGKILL, exit, memory, plan, run_section, send, send_to,
     sys::number,
     syscall,
-    wire::{self, Order, Report, Section, report},
+    wire::{self, Order, Report, Section, mode, report},
 };
 
 const ECHILD: isize = -10;
 const WNOHANG: usize = 1;
 /// Where SIGCHLD becomes readable.
-const SIGNAL_FD: usize = 2;
+pub const SIGNAL_FD: usize = 2;
+pub const POLLIN: u64 = 1;
 
 /// SIGCHLD becomes readable at a fixed descriptor.
 pub fn open_signal_fd() {
@@ -24,10 +25,10 @@ pub fn open_signal_fd() {
 }
 
 /// What woke a watcher.
-enum Wake {
+pub enum Wake {
     /// A child changed its state, or the time is over.
     Look,
-    Order(i32),
+    Order(Order),
     /// The other side is gone.
     Closed,
 }
@@ -35,39 +36,56 @@ enum Wake {
 /// Waits for an order, a child or the end of `timeout_ms` (negative: for ever). Once the other side
 /// is gone, `deaf` keeps its descriptor out of the wait.
 fn wait(deaf: bool, timeout_ms: i64) -> Wake {
-    const POLLIN: u64 = 1;
     let order_fd = if deaf { -1i32 } else { wire::ORDER_FD };
     let mut fds = [order_fd as u32 as u64 | POLLIN << 32, SIGNAL_FD as u64 | POLLIN << 32];
-    let time = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
-    let time = if timeout_ms < 0 { core::ptr::null() } else { time.as_ptr() };
-    if syscall!(number::PPOLL, fds.as_mut_ptr(), 2, time, 0, 8) <= 0 {
+    if !poll(&mut fds, timeout_ms) {
         return Wake::Look;
     }
     if fds[1] >> 48 != 0 {
-        let mut info = [0u8; 128];
-        syscall!(number::READ, SIGNAL_FD, info.as_mut_ptr(), info.len());
+        drain_signals();
     }
-    if deaf || fds[0] >> 48 == 0 {
-        return Wake::Look;
+    match deaf || fds[0] >> 48 == 0 {
+        true => Wake::Look,
+        false => receive(wire::ORDER_FD),
     }
-    let mut order = Order { signal: 0 };
-    match syscall!(number::RECVFROM, wire::ORDER_FD, &raw mut order, size_of::<Order>(), 0, 0, 0) {
-        length if length == size_of::<Order>() as isize => Wake::Order(order.signal),
+}
+
+/// Waits for one of several descriptors (`struct pollfd`, `poll(2)`), or for the end of
+/// `timeout_ms` (negative: for ever). Whether there is any.
+pub fn poll(fds: &mut [u64], timeout_ms: i64) -> bool {
+    let time = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
+    let time = if timeout_ms < 0 { core::ptr::null() } else { time.as_ptr() };
+    syscall!(number::PPOLL, fds.as_mut_ptr(), fds.len(), time, 0, 8) > 0
+}
+
+/// Takes what woke the watcher off the descriptor of signals.
+pub fn drain_signals() {
+    let mut info = [0u8; 128];
+    syscall!(number::READ, SIGNAL_FD, info.as_mut_ptr(), info.len());
+}
+
+/// Receives an order that has arrived.
+pub fn receive(from: i32) -> Wake {
+    const DONTWAIT: usize = 0x40;
+    let mut order = Order::plain(0);
+    let length = size_of::<Order>();
+    match syscall!(number::RECVFROM, from, &raw mut order, length, DONTWAIT, 0, 0) {
+        received if received == length as isize => Wake::Order(order),
         EINTR | EAGAIN => Wake::Look,
         _ => Wake::Closed,
     }
 }
 
 /// One reaped child.
-struct Reaped {
-    pid: isize,
-    status: i32,
-    cpu_us: u64,
-    max_rss: u64,
+pub struct Reaped {
+    pub pid: isize,
+    pub status: i32,
+    pub cpu_us: u64,
+    pub max_rss: u64,
 }
 
 /// Reaps one child that has ended; `Err` says whether any child is left at all.
-fn reap() -> Result<Reaped, bool> {
+pub fn reap() -> Result<Reaped, bool> {
     let mut status = 0i32;
     let mut usage = [0i64; 18];
     let pid = syscall!(number::WAIT4, -1isize, &raw mut status, WNOHANG, usage.as_mut_ptr());
@@ -130,13 +148,14 @@ pub fn watch_direct(command: isize) -> ! {
         }
         match wait(deaf, -1) {
             Wake::Look => {}
-            Wake::Order(Order::KILL) => killing = true,
-            Wake::Order(Order::DOOM) => doomed = true,
-            Wake::Order(signal) => {
-                if let Some(command) = running {
+            Wake::Order(order) => match (order.signal, running) {
+                (Order::KILL, _) => killing = true,
+                (Order::DOOM, _) => doomed = true,
+                (signal, Some(command)) => {
                     syscall!(number::KILL, -command, signal);
                 }
-            }
+                (_, None) => {}
+            },
             Wake::Closed => (killing, deaf) = (true, true),
         }
     }
@@ -173,10 +192,14 @@ fn kill_children(command: Option<isize>) {
     syscall!(number::CLOSE, fd);
 }
 
-/// Beside a sandbox: relays signals, kills the reaper on order, reports its end, cleans up.
+/// Beside a sandbox: relays orders, kills the reaper when it is told to, when nobody is left who could
+/// tell it, or when the time of an open sandbox is over; reports the end, cleans up.
 pub fn watch_sandbox(reaper: isize, relay: usize) -> ! {
+    let header = plan().header;
+    let is_open = header.mode == mode::OPEN;
+    let mut deadline = is_open.then(|| now_ms() + header.lifetime_ms);
     let mut usage = Usage { cpu_us: 0, max_rss: 0 };
-    let (mut deaf, mut over) = (false, false);
+    let (mut deaf, mut over, mut kept) = (false, false, false);
     loop {
         while let Ok(reaped) = reap() {
             if reaped.pid == reaper {
@@ -185,30 +208,63 @@ pub fn watch_sandbox(reaper: isize, relay: usize) -> ! {
                 send(&usage.ended());
             }
         }
-        // The library first reads what it wants to know of the things that will be removed.
-        let cleanup = plan().header.sections[Section::Cleanup as usize].count > 0;
-        if over && (deaf || !cleanup) {
+        // The library first reads what it wants to know of the things that will be removed: of a
+        // sandbox that stays open nothing, because nobody may be looking at its end.
+        let cleanup = header.sections[Section::Cleanup as usize].count > 0;
+        if over && (deaf || is_open || !cleanup) {
             let _ = run_section(Section::Cleanup);
             exit(0);
         }
-        match wait(deaf, -1) {
+        if deadline.is_some_and(|at| at <= now_ms()) {
+            deadline = None;
+            send(&Report { kind: report::EXPIRED, ..Report::default() });
+            syscall!(number::KILL, reaper, SIGKILL);
+        }
+        // Rounded up, so that the last wait is not followed by one of nothing.
+        let time = deadline.map_or(-1, |at| at.saturating_sub(now_ms()).min(DAY_MS) as i64 + 1);
+        match wait(deaf, time) {
             Wake::Look => {}
             _ if over => deaf = true,
-            Wake::Order(Order::KILL) => {
-                syscall!(number::KILL, reaper, SIGKILL);
-            }
-            // Everything inside ends with the command anyway.
-            Wake::Order(Order::DOOM) => {}
-            Wake::Order(signal) => {
-                let order = Order { signal };
-                send_to(relay, &raw const order, size_of::<Order>());
-            }
+            Wake::Order(order) => match order.signal {
+                Order::KILL => {
+                    syscall!(number::KILL, reaper, SIGKILL);
+                }
+                // Everything inside ends with the command anyway.
+                Order::DOOM => {}
+                Order::LIVE => {
+                    deadline = deadline.map(|_| now_ms() + order.milliseconds);
+                    done(&order);
+                }
+                Order::KEEP => {
+                    kept = is_open;
+                    done(&order);
+                }
+                _ => send_to(relay, &raw const order, size_of::<Order>()),
+            },
             Wake::Closed => {
-                syscall!(number::KILL, reaper, SIGKILL);
                 deaf = true;
+                if !kept {
+                    syscall!(number::KILL, reaper, SIGKILL);
+                }
             }
         }
     }
+}
+
+/// Says that an order was carried out.
+pub fn done(order: &Order) {
+    send(&Report { kind: report::DONE, first: order.serial as i32, ..Report::default() });
+}
+
+/// The longest that is waited at a time: a wait takes no number of milliseconds.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Milliseconds of the clock that nobody sets.
+fn now_ms() -> u64 {
+    const CLOCK_MONOTONIC: usize = 1;
+    let mut time = [0u64; 2];
+    syscall!(number::CLOCK_GETTIME, CLOCK_MONOTONIC, time.as_mut_ptr());
+    time[0] * 1000 + time[1] / 1_000_000
 }
 
 /// Process 1 of a sandbox: ends with the command, and everything inside ends with it.
@@ -228,7 +284,7 @@ pub fn watch_inside(command: isize) -> ! {
         }
         match wait(false, interval) {
             Wake::Look => {}
-            Wake::Order(signal) => {
+            Wake::Order(Order { signal, .. }) => {
                 syscall!(number::KILL, -command, signal);
             }
             Wake::Closed => exit(0),

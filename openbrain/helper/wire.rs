@@ -7,8 +7,12 @@
 /// First word of a plan. Changes with the format.
 pub const MAGIC: u32 = 0x6f62_7031;
 
-/// How many registers a plan may use.
+/// How many registers there are.
 pub const REGISTERS: usize = 250;
+/// The first of the registers that hold the descriptors of a [`Start`]; below are the plan's own.
+pub const PASSED: u8 = 240;
+/// The register that holds the number of a command in a sandbox that stays open.
+pub const TAG: u8 = 249;
 /// The register that holds the process id of the child, in the sections of the monitor.
 pub const CHILD: u8 = 0;
 /// In [`Call::save`]: the result is not kept.
@@ -20,6 +24,8 @@ pub const FIRST_FD: i32 = 3;
 pub const REPORT_FD: i32 = 0;
 /// Orders are read here.
 pub const ORDER_FD: i32 = 1;
+/// Requests for commands are read here, by the first process of a sandbox that stays open.
+pub const DOOR_FD: i32 = 3;
 
 /// The parts of a plan, in the order in which a run meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +39,9 @@ pub enum Section {
     Inside = 2,
     /// The command, up to its `execve`.
     Command = 3,
-    /// The first process of the sandbox, when the command runs.
+    /// The first process of the sandbox: when the command runs, or before the first one of a
+    /// sandbox that stays open. In the plan of such a command: what is left to close in the first
+    /// process, whether or not the command has started.
     Reaper = 4,
     /// The monitor, when everything is over.
     Cleanup = 5,
@@ -47,10 +55,12 @@ pub const SECTIONS: usize = 6;
 #[repr(C)]
 pub struct Header {
     pub magic: u32,
-    /// Whether the child is the first process of a sandbox; otherwise it is the command itself.
-    pub sandbox: u32,
+    /// One of [`mode`].
+    pub mode: u32,
     /// Flags of `clone(2)` for the child of a sandbox.
     pub clone_flags: u64,
+    /// Milliseconds until a sandbox that stays open ends by itself.
+    pub lifetime_ms: u64,
     /// How many of the passed descriptors the monitor keeps for [`Section::Cleanup`].
     pub kept_fds: u32,
     /// Milliseconds between two looks at the memory of the sandbox.
@@ -65,6 +75,17 @@ pub struct Header {
     pub relocations: Range,
     /// The data; `count` is in bytes.
     pub data: Range,
+}
+
+/// What the helper makes of a plan.
+pub mod mode {
+    /// The child is the command itself.
+    pub const DIRECT: u32 = 0;
+    /// The child is the first process of a sandbox, which ends with its command.
+    pub const SANDBOX: u32 = 1;
+    /// The child is the first process of a sandbox that stays open: it starts a command for each
+    /// [`Start`](super::Start) that it is sent.
+    pub const OPEN: u32 = 2;
 }
 
 /// A part of a plan: where it starts, in bytes from the start of the plan, and how many elements.
@@ -134,16 +155,46 @@ pub mod pseudo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Order {
-    /// A signal for the command's process group, [`Order::KILL`] or [`Order::DOOM`].
+    /// A signal for the command's process group, or one of the constants.
     pub signal: i32,
+    /// Comes back in [`report::DONE`].
+    pub serial: u32,
+    /// For [`Order::LIVE`].
+    pub milliseconds: u64,
 }
 
 impl Order {
+    /// An order that is its number alone.
+    pub const fn plain(signal: i32) -> Self {
+        Self { signal, serial: 0, milliseconds: 0 }
+    }
+
     /// In [`Order::signal`]: kill everything.
     pub const KILL: i32 = 0;
     /// In [`Order::signal`]: kill what is left when the command ends by itself.
     pub const DOOM: i32 = -1;
+    /// Of an open sandbox, answered when it is done: end in so many milliseconds from now.
+    pub const LIVE: i32 = -2;
+    /// Of an open sandbox, answered when it is done: do not end with whoever gave this order.
+    pub const KEEP: i32 = -3;
+    /// Of an open sandbox, answered when it is done: stop every process in it.
+    pub const PAUSE: i32 = -4;
+    /// Of an open sandbox, answered when it is done: let every process in it go on.
+    pub const RESUME: i32 = -5;
 }
+
+/// A request for a command in a sandbox that stays open, with its descriptors: the plan, the socket
+/// for reports and orders, and those of the command in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Start {
+    pub magic: u32,
+    /// How many descriptors follow the plan.
+    pub passed: u32,
+}
+
+/// How many descriptors a [`Start`] can carry: the plan, the socket, three streams, a program.
+pub const MOST_PASSED: usize = 6;
 
 /// What the helper reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,6 +232,10 @@ pub mod report {
     pub const TERMINAL: u32 = 7;
     /// Carries the sockets of the sandbox's network, for the relay.
     pub const EGRESS: u32 = 8;
+    /// The time of an open sandbox is over; it is being killed.
+    pub const EXPIRED: u32 = 9;
+    /// An order for an open sandbox was carried out: the one with this serial number.
+    pub const DONE: u32 = 10;
 }
 
 /// What the bridge is told: the file [`bridge::JOB`].
@@ -266,6 +321,72 @@ pub mod parcel {
     pub const END: u8 = b';';
 }
 
+/// A file as the helper tells of it, or is told: followed by its path, by where a link leads, and by
+/// its content where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Entry {
+    /// Kind and permissions, as in `stat(2)`.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Nanoseconds after `mtime`.
+    pub mtime_ns: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: i64,
+    /// How long the path is.
+    pub path: u32,
+    /// How long the text of a link is.
+    pub link: u32,
+    /// Whether the content follows: pieces with their length before them (four bytes), the last of
+    /// length 0.
+    pub has_content: u32,
+    pub padding: u32,
+}
+
+impl Entry {
+    pub const FILE: u32 = 0o100000;
+    pub const DIRECTORY: u32 = 0o040000;
+    pub const LINK: u32 = 0o120000;
+
+    /// The kind of file.
+    pub fn kind(&self) -> u32 {
+        self.mode & 0o170000
+    }
+}
+
+/// What the helper can do with files: its second argument, after [`work::FILES`].
+pub mod work {
+    /// The first argument.
+    pub const FILES: &[u8] = b"files";
+    /// `(path)`: the content.
+    pub const READ: &[u8] = b"read";
+    /// `(path)`: replaces the content by standard input.
+    pub const WRITE: &[u8] = b"write";
+    /// `(path)`: adds standard input to the content.
+    pub const APPEND: &[u8] = b"append";
+    /// `(path)`: an entry; a link is not followed.
+    pub const STAT: &[u8] = b"stat";
+    /// `(directory)`: an entry for each name.
+    pub const LIST: &[u8] = b"list";
+    /// `(directory, pattern)`: an entry for each name below that matches.
+    pub const SEARCH: &[u8] = b"search";
+    /// `(directory)`: makes it with those above.
+    pub const MAKE: &[u8] = b"make";
+    /// `(path)`: removes a file or an empty directory.
+    pub const REMOVE: &[u8] = b"remove";
+    /// `(path)`: removes it with all that is in it.
+    pub const REMOVE_ALL: &[u8] = b"remove-all";
+    /// `(from, to)`
+    pub const RENAME: &[u8] = b"rename";
+    /// `(directory)`: an entry for everything below, with contents.
+    pub const PACK: &[u8] = b"pack";
+    /// `(directory)`: makes what standard input tells of.
+    pub const UNPACK: &[u8] = b"unpack";
+}
+
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and
 /// offset in range. What the calls then do is the library's business.
 pub fn is_sound(plan: &[u8]) -> bool {
@@ -282,6 +403,7 @@ pub fn is_sound(plan: &[u8]) -> bool {
         offset.is_some_and(|o| o.is_multiple_of(8) && o as u64 + 8 <= header.data.count as u64)
     };
     header.magic == MAGIC
+        && header.mode <= mode::OPEN
         && inside(header.data, 1)
         && inside(header.relocations, 4)
         && header.sections.iter().all(|section| inside(*section, size_of::<Call>()))
@@ -330,6 +452,10 @@ unsafe impl Plain for Header {}
 unsafe impl Plain for Call {}
 // SAFETY: as above.
 unsafe impl Plain for Order {}
+// SAFETY: as above.
+unsafe impl Plain for Start {}
+// SAFETY: as above.
+unsafe impl Plain for Entry {}
 // SAFETY: as above.
 unsafe impl Plain for Report {}
 // SAFETY: as above.

@@ -5,19 +5,21 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     audit::Log,
     backend::{
-        Backend,
+        Backend, BoxFuture, Session,
         direct::Direct,
-        embedded::Embedded,
+        embedded::{self, Embedded},
         helper,
         opensandbox::{self, OpenSandbox},
     },
     caller::Caller,
     error::{Error, Result},
     exec::Exec,
+    new_sandbox::NewSandbox,
     output::Output,
     process::{Observer, Process, new_exec_id},
+    session::{Runner, Sandbox},
     settings::{AuditSettings, Settings},
-    spec::Place,
+    spec::{Place, SessionSpec, Spec},
 };
 
 /// Runs commands under given [`Settings`].
@@ -76,10 +78,21 @@ impl Engine {
     /// An [`Error`] says why the command could not be started: nothing has run then. Nothing is run
     /// either when it is to be in the audit log and cannot be.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
+        let resolve = |exec| self.settings.resolve_for(exec, &self.caller);
+        self.spawn_on(exec, resolve, |place| self.backend(place)).await
+    }
+
+    /// Starts a command where its resolved request says, and records it.
+    async fn spawn_on(
+        &self,
+        exec: Exec,
+        resolve: impl FnOnce(Exec) -> Result<Spec>,
+        backend: impl FnOnce(&Place) -> Arc<dyn Backend>,
+    ) -> Result<Process> {
         let exec_id = new_exec_id();
         let recorded = self.settings.audit.execs.include(&self.caller);
         let asked = recorded.then(|| self.log.asked(&exec_id, &self.caller, &exec));
-        let spec = match self.settings.resolve_for(exec, &self.caller) {
+        let spec = match resolve(exec) {
             Ok(spec) => spec,
             Err(error) => {
                 asked.map(|asked| asked.refused(&error)).transpose()?;
@@ -87,7 +100,8 @@ impl Engine {
             }
         };
         let entry = asked.map(|asked| asked.start(&spec)).transpose()?;
-        match self.backend(&spec.place).spawn(&spec).await {
+        let backend = backend(&spec.place);
+        match backend.spawn(&spec).await {
             Ok(running) => {
                 let observer = entry.map(|entry| Box::new(entry) as Box<dyn Observer>);
                 Ok(Process::start(running, &spec, exec_id, observer))
@@ -128,6 +142,74 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn run_blocking(&self, exec: Exec) -> Result<Output> {
         blocking(self.run(exec))
+    }
+}
+
+impl Engine {
+    /// Creates a sandbox that stays open.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] says why the sandbox could not be made: nothing of it is left then.
+    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
+        let spec = self.settings.resolve_sandbox(new, &self.caller)?;
+        if self.backend.is_some() {
+            return Err(Error::unavailable(
+                "a backend of your own has no sandboxes that stay open",
+            ));
+        }
+        let session = match &spec.place {
+            Place::Embedded(_) => embedded::open(&spec).await?,
+            Place::Opensandbox(..) => opensandbox::open(&spec).await?,
+            Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
+        };
+        Ok(Sandbox::new(session, spec, Arc::new(self.clone())))
+    }
+}
+
+impl Runner for Engine {
+    fn spawn<'a>(
+        &'a self,
+        session: &'a Arc<dyn Session>,
+        spec: &'a SessionSpec,
+        exec: Exec,
+    ) -> BoxFuture<'a, Result<Process>> {
+        let resolve = |exec: Exec| {
+            self.settings.check_inside(&exec, &self.caller)?;
+            spec.bind(exec)
+        };
+        let inside = Arc::clone(session);
+        Box::pin(self.spawn_on(exec, resolve, |_| inside))
+    }
+}
+
+impl NewSandbox {
+    /// Creates the sandbox with the settings of the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(self) -> Result<Sandbox> {
+        Engine::load()?.create(self).await
+    }
+}
+
+impl Sandbox {
+    /// Creates a sandbox of this image with the settings of the environment, which must name an
+    /// OpenSandbox server; [`Sandbox::builder`] is for everything else.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// let sandbox = openbrain::Sandbox::create("opensandbox/code-interpreter:v1.0.1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::load`] and [`Engine::create`].
+    pub async fn create(image: impl Into<String>) -> Result<Self> {
+        Self::builder().image(image).create().await
     }
 }
 

@@ -37,6 +37,8 @@ pub enum ErrorKind {
     /// The sandbox, its server or the way to it was lost while a command ran. Part of the command may
     /// have run, so that trying again is for the caller to decide.
     SandboxLost,
+    /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
+    FileFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::CommandNotExecutable => "command_not_executable",
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
+            Self::FileFailed => "file_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }
@@ -79,6 +82,12 @@ impl Error {
     /// What to do about it, when that is known.
     pub fn remedy(&self) -> Option<&str> {
         self.0.remedy.as_deref()
+    }
+
+    /// What the operating system said, for errors that came from it.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        let source = self.0.source.as_deref()?;
+        source.downcast_ref::<io::Error>().map(io::Error::kind)
     }
 
     /// The error as the JSON object that every edge prints.

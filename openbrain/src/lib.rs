@@ -22,6 +22,7 @@
 //! - [`Exec::spawn`] gives a [`Process`]: live events, standard input, signals. Dropping it kills the
 //!   command with everything that it started.
 //! - [`Exec::run_blocking`] is for programs without an async runtime.
+//! - [`Sandbox::run`] and [`Sandbox::spawn`] run a command in a sandbox that stays open.
 //! - [`Engine`] has the same verbs with [`Settings`] of your own.
 //!
 //! # Where a command runs
@@ -45,6 +46,7 @@ mod units;
 pub mod sandbox;
 
 mod exec;
+mod new_sandbox;
 mod output;
 mod script;
 pub mod settings;
@@ -55,6 +57,8 @@ mod process;
 pub mod audit;
 
 pub mod backend;
+
+mod session;
 
 mod doctor;
 mod engine;
@@ -70,6 +74,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
+    new_sandbox::NewSandbox,
     output::{BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Status},
     process::{ChildStdin, Handle, Process},
     sandbox::{
@@ -77,7 +82,8 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
+    session::{FileEntry, FileKind, Files, Sandbox, Transfer},
     settings::Settings,
-    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec, System},
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

@@ -5,6 +5,9 @@ use crate::{
     units::nearest,
 };
 
+/// The shell of a request that names none.
+pub(crate) const SHELL: &str = "/bin/sh";
+
 /// The longest text passed as one argument. The kernel's own limit is 128 KiB with the final NUL
 /// (`MAX_ARG_STRLEN`, `execve(2)`); a longer program travels as a file.
 const MAX_ARGUMENT: usize = 127 * 1024;

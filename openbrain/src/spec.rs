@@ -1,10 +1,16 @@
 //! The resolved request: every default filled in, the policy applied.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Serialize;
 
 use crate::{
+    error::{Error, Result},
     exec::{Command, Stdin, TerminalSize},
     sandbox::{Limits, Mount, Network},
     secret::Secret,
@@ -35,6 +41,32 @@ pub struct Spec {
     pub stdin: Stdin,
     /// The pseudo-terminal to run on, if any.
     pub tty: Option<TerminalSize>,
+    /// Resource limits.
+    pub limits: Limits,
+    /// What the caller should know that is no error.
+    pub warnings: Vec<String>,
+}
+
+/// A sandbox that stays open, with every default filled in and the settings' policy applied.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SessionSpec {
+    /// Where the sandbox is, and what it is given.
+    pub place: Place,
+    /// A name for people.
+    pub name: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Time until the sandbox ends with everything in it.
+    #[serde(with = "crate::units::serde_duration", rename = "timeout_seconds")]
+    pub timeout: Duration,
+    /// Time until a command that names none is killed.
+    #[serde(with = "crate::units::serde_duration", rename = "command_timeout_seconds")]
+    pub command_timeout: Duration,
+    /// Working directory of commands that name none; `None` for the place's own default.
+    pub workdir: Option<PathBuf>,
+    /// Environment variables of every command.
+    #[serde(serialize_with = "names_only")]
+    pub env: BTreeMap<String, String>,
     /// Resource limits.
     pub limits: Limits,
     /// What the caller should know that is no error.
@@ -122,6 +154,17 @@ pub enum System {
     Ro,
     /// Below a writable layer that is thrown away; `/usr/local` belongs to the sandbox's user.
     Overlay,
+}
+
+/// Refuses a working directory that does not say by itself where in the sandbox it is.
+pub(crate) fn check_workdir(workdir: &Path) -> Result<()> {
+    let climbs = workdir.components().any(|part| part == Component::ParentDir);
+    if !workdir.is_absolute() || climbs {
+        let workdir = workdir.display();
+        return Err(Error::invalid(format!("working directory `{workdir}` is not absolute"))
+            .with_remedy("name a directory inside the sandbox without `..`, such as /workspace"));
+    }
+    Ok(())
 }
 
 impl InheritEnv {

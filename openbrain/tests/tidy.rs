@@ -31,7 +31,7 @@ const KNOWN_DUPLICATES: [&str; 2] = ["getrandom", "syn"];
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 19] = [
     ("error", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
     ("units", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
     ("check", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
@@ -42,16 +42,50 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 17] = [
     ("event", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
     ("spec", &["settings", "process", "audit", "engine", "doctor"]),
     ("settings", &["process", "backend", "audit", "engine", "doctor"]),
-    ("process", &["settings", "audit", "engine", "doctor", "backend::direct", "backend::embedded"]),
+    (
+        "process",
+        &[
+            "settings",
+            "session",
+            "audit",
+            "engine",
+            "doctor",
+            "backend::direct",
+            "backend::embedded",
+        ],
+    ),
+    ("new_sandbox", &["settings", "session", "process", "backend", "audit", "engine", "doctor"]),
+    (
+        "session",
+        &[
+            "settings",
+            "audit",
+            "engine",
+            "doctor",
+            "backend::direct",
+            "backend::embedded",
+            "backend::opensandbox",
+        ],
+    ),
     ("audit", &["settings", "backend", "engine", "doctor"]),
     ("backend/contained", &["spec", "settings", "process", "audit", "engine", "doctor"]),
-    ("backend/helper", &["settings", "process", "audit", "engine", "doctor", "backend::embedded"]),
-    ("backend/direct", &["settings", "process", "audit", "engine", "doctor", "backend::embedded"]),
-    ("backend/embedded", &["settings", "process", "audit", "engine", "doctor", "backend::direct"]),
+    (
+        "backend/helper",
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
+    ),
+    (
+        "backend/direct",
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
+    ),
+    (
+        "backend/embedded",
+        &["settings", "session", "process", "audit", "engine", "doctor", "backend::direct"],
+    ),
     (
         "backend/opensandbox",
         &[
             "settings",
+            "session",
             "process",
             "audit",
             "engine",

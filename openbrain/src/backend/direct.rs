@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::fd::AsFd};
 
 use super::{
     Backend, BoxFuture, Running,
-    helper::{self, CommandPlan, Guarded, Handles, Program, wire},
+    helper::{self, CommandPlan, Descriptors, Guarded, Handles, Program, wire},
 };
 use crate::{
     error::{Error, Result},
@@ -55,7 +55,7 @@ fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
     let command = CommandPlan {
         env: environment(spec),
-        first_fd: wire::FIRST_FD,
+        descriptors: Descriptors::From(wire::FIRST_FD),
         terminal: spec.tty.is_some(),
         workdir: spec.workdir.as_deref(),
         rlimits: nofile.into_iter().collect(),

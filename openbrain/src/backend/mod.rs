@@ -7,7 +7,7 @@ pub(crate) mod helper;
 pub mod opensandbox;
 mod sys;
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -36,6 +36,50 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Backend: fmt::Debug + Send + Sync {
     /// Starts the command of `spec`.
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>>;
+}
+
+/// A sandbox that stays open: a place to run commands in whose sandbox already exists.
+///
+/// # Contract
+///
+/// - What was resolved when it was opened holds for every command, whatever the [`Spec`] says of
+///   place and limits; `env` and `workdir` of the `Spec` are complete.
+/// - A command that is killed is killed with everything it has started; what a command leaves
+///   running that ended by itself stays.
+/// - Dropping it ends it with everything inside, without the runtime's help; so does the end of
+///   this process, and the end of its time, though nobody looks.
+/// - A command in a sandbox that has ended is an error of the kind
+///   [`SandboxLost`](crate::ErrorKind::SandboxLost).
+pub trait Session: Backend {
+    /// Name of the sandbox.
+    fn id(&self) -> &str;
+
+    /// Which backend it is of.
+    fn backend(&self) -> BackendName;
+
+    /// What is enforced around everything in it.
+    fn isolation(&self) -> &Isolation;
+
+    /// What the caller should know about it.
+    fn warnings(&self) -> &[String];
+
+    /// Carries out an order; returns when that is done.
+    fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
+}
+
+/// What can be done to a sandbox as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionOrder {
+    /// Let it end in so much time from now.
+    Renew(Duration),
+    /// Stop every process in it.
+    Pause,
+    /// Let every process in it go on.
+    Resume,
+    /// Leave it until the end of its time, whoever drops it or ends.
+    Keep,
+    /// End it, with everything inside.
+    Kill,
 }
 
 /// A command that has started.

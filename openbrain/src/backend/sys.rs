@@ -7,9 +7,14 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// Watches a descriptor for reading, in the current runtime.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(fd, Interest::READABLE)
+}
+
+/// Watches a descriptor, in the current runtime.
+pub(crate) fn watch_for(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and stays the same file until it is dropped, and nothing
     // replaces it while the `AsyncFd` owns it.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// The version of Landlock's interface; `None` when the kernel does not have it, or has it off.

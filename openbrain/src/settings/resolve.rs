@@ -2,8 +2,9 @@
 
 mod network;
 mod remote;
+mod sandbox;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use self::network::NetworkWishes;
 use super::{Mode, Runtime, SandboxSettings, Security, Settings};
@@ -11,11 +12,9 @@ use crate::{
     error::{Error, Result},
     exec::Exec,
     sandbox::{Limits, Mount, Network, WORKSPACE},
-    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec},
+    script::SHELL,
+    spec::{InheritEnv, Place, SandboxSpec, ServerSpec, Spec, check_workdir},
 };
-
-/// The shell of a request that names none.
-const SHELL: &str = "/bin/sh";
 
 /// What to do when a request that would run directly has options of a sandbox.
 const ADD_SANDBOX: &str = "add `--sandbox` (`.sandbox()`, `\"sandbox\": true`), or leave it out";
@@ -226,17 +225,6 @@ impl SandboxSettings {
         }
         Ok(paths)
     }
-}
-
-/// Refuses a working directory that does not say by itself where in the sandbox it is.
-fn check_workdir(workdir: &Path) -> Result<()> {
-    let climbs = workdir.components().any(|part| part == Component::ParentDir);
-    if !workdir.is_absolute() || climbs {
-        let workdir = workdir.display();
-        return Err(Error::invalid(format!("working directory `{workdir}` is not absolute"))
-            .with_remedy("name a directory inside the sandbox without `..`, such as /workspace"));
-    }
-    Ok(())
 }
 
 /// Refuses a path of settings that were not loaded from a file, where `~/` was expanded.

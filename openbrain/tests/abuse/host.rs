@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use openbrain::{Engine, Exec, Mount, MountMode, Output, Settings, Status};
+use openbrain::{Engine, Exec, Limits, Mount, MountMode, NewSandbox, Output, Settings, Status};
 
 /// Set for probes, to the name that the sandbox gives its host.
 pub const PROBE: &str = "OPENBRAIN_TEST_PROBE";
@@ -91,9 +91,61 @@ pub fn run(exec: Exec) -> Output {
     engine().run_blocking(exec).expect("the sandbox starts")
 }
 
-/// Runs a probe that must pass, and returns what it printed.
+/// Runs a request that must start in a sandbox that stays open and had a command before, which has
+/// left something running.
+pub fn run_opened(exec: Exec) -> Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let output = runtime.block_on(async {
+        let (new, exec) = split(exec);
+        let sandbox = engine().create(new).await.expect("the sandbox opens");
+        let before = sandbox.run(Exec::new("sleep 1000 >/dev/null 2>&1 &")).await.unwrap();
+        assert!(before.success());
+        sandbox.run(exec).await.expect("the command starts")
+    });
+    drop(runtime);
+    assert!(openbrain::settle(Duration::from_secs(5)));
+    output
+}
+
+/// What of a request is its sandbox's, and what the command's.
+pub fn split(exec: Exec) -> (NewSandbox, Exec) {
+    let Limits { memory, cpus, pids, disk, open_files, output } = exec.limits.clone();
+    let new = NewSandbox {
+        mounts: exec.mounts.clone(),
+        expose: exec.expose.clone(),
+        allow_network: exec.allow_network,
+        allowed_ports: exec.allowed_ports.clone(),
+        allowed_domains: exec.allowed_domains.clone(),
+        allowed_hosts: exec.allowed_hosts.clone(),
+        limits: Limits { memory, cpus, pids, disk, ..Limits::default() },
+        ..NewSandbox::default()
+    };
+    let exec = Exec {
+        sandbox: None,
+        mounts: Vec::new(),
+        expose: Vec::new(),
+        allow_network: None,
+        allowed_ports: None,
+        allowed_domains: None,
+        allowed_hosts: None,
+        limits: Limits { open_files, output, ..Limits::default() },
+        ..exec
+    };
+    (new, exec)
+}
+
+/// Runs a probe that must pass: in a sandbox that stays open, unless it would leave its traces in a
+/// mount, and in one of its own. Returns what it printed there.
 pub fn passes(exec: Exec) -> String {
-    let output = run(exec);
+    if exec.mounts.iter().all(|mount| mount.mode != MountMode::Rw) {
+        passes_by(run_opened, exec.clone());
+    }
+    passes_by(run, exec)
+}
+
+/// Runs a probe that must pass, in this way, and returns what it printed.
+pub fn passes_by(way: fn(Exec) -> Output, exec: Exec) -> String {
+    let output = way(exec);
     let (out, err) = (output.stdout_text(), output.stderr_text());
     assert!(
         output.status == Status::Exited(0) && out.contains("test result: ok. 1 passed"),

@@ -101,6 +101,22 @@ mod probes {
         }
     }
 
+    probe! {
+        /// Rules can be put over rules up to sixteen times (`landlock(7)`), so that the room that is
+        /// left tells how many there are.
+        fn rules_of_landlock_are_in_force() {
+            const MAX_LAYERS: i32 = 16;
+            let room = forked(|| {
+                // One right, on files: to execute.
+                let attributes = [1u64];
+                let rules = sys!(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), 8, 0).unwrap();
+                let more = || sys!(libc::SYS_landlock_restrict_self, rules, 0).is_ok();
+                std::iter::repeat_with(more).take_while(|more| *more).take(20).count() as i32
+            });
+            assert_eq!(room, End::Exit(MAX_LAYERS - 1));
+        }
+    }
+
     #[cfg(target_arch = "x86_64")]
     probe! {
         fn refused_calls_are_refused() {
@@ -346,6 +362,15 @@ mod probes {
 #[test]
 fn no_namespace_can_be_made_or_entered() {
     passes(probe("kernel::probes::no_namespace_can_be_made_or_entered"));
+}
+
+/// Where the kernel has no Landlock, the result tells, and there is nothing to try.
+#[test]
+fn rules_of_landlock_are_in_force() {
+    let layers = host::run(probe("processes::probes::nothing")).isolation.layers;
+    if layers.iter().any(|layer| layer.starts_with("landlock:")) {
+        passes(probe("kernel::probes::rules_of_landlock_are_in_force"));
+    }
 }
 
 #[test]

@@ -24,3 +24,4 @@ mod posture;
 mod processes;
 mod resources;
 mod secrets;
+mod session;

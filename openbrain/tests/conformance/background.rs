@@ -42,7 +42,7 @@ pub(crate) async fn a_survivor_that_writes_does_not_hold_the_result(f: &Fixture)
 pub(crate) async fn a_survivor_that_never_pauses_does_not_hide_the_end(f: &Fixture) {
     let mut process = f.spawn(f.shell("yes & exit 3")).await;
     for _ in 0..2 * f.place.ahead() / 65536 * 2 {
-        dawdle(f).await;
+        dawdle().await;
         match process.next_event().await.unwrap() {
             Some(Event::Stdout(_)) => {}
             Some(Event::Ended(output)) => return assert_eq!(output.status, Status::Exited(3)),

@@ -17,12 +17,15 @@ mod commands;
 mod deadline;
 mod ending;
 mod environment;
+mod files;
 mod host;
 mod limits;
 mod many;
 mod mounts;
+mod opened;
 mod programs;
 mod results;
+mod session;
 mod stdin;
 mod streams;
 mod terminal;
@@ -247,6 +250,46 @@ macro_rules! cases_of_every_sandbox {
     };
 }
 
+/// What holds in every sandbox that stays open.
+macro_rules! cases_of_every_session {
+    ($place:expr) => {
+        cases! {
+            $place, Beside;
+            session:
+                files_persist_between_commands,
+                every_command_has_the_environment_of_the_sandbox,
+                the_facts_of_a_sandbox_are_told,
+                a_background_process_outlives_its_command,
+                a_killed_command_takes_nobody_else_along,
+                commands_run_beside_each_other,
+                many_commands_run_one_after_the_other,
+                a_terminal_persists_nothing_and_finds_everything,
+                dropping_a_sandbox_leaves_nothing,
+                killing_a_sandbox_leaves_nothing,
+                the_time_of_a_sandbox_ends_it_though_nobody_looks,
+                a_renewed_sandbox_lives_on,
+                a_paused_sandbox_stands_still,
+                what_belongs_to_the_sandbox_is_refused,
+                a_command_that_cannot_start_harms_nobody,
+                an_abandoned_start_leaves_nothing,
+                a_mount_is_shared_with_every_command,
+                a_slow_reader_holds_nobody_else,
+            ;
+            files:
+                what_is_written_is_read,
+                what_is_known_of_a_file_is_told,
+                files_are_made_moved_and_removed,
+                files_are_found_by_name,
+                what_is_wrong_with_a_file_is_told,
+                a_tree_comes_back_as_it_went,
+                a_tree_that_is_not_there_is_told,
+                a_tree_that_changes_leads_nowhere,
+                links_lead_through_the_sandbox,
+            ;
+        }
+    };
+}
+
 mod direct {
     use crate::support::{
         Place::Direct,
@@ -289,6 +332,7 @@ mod embedded {
     cases_of_every_place!(Embedded);
     cases_of_this_machine!(Embedded);
     cases_of_every_sandbox!(Embedded);
+    cases_of_every_session!(Embedded);
     cases! {
         Embedded, Beside;
         environment:
@@ -297,6 +341,13 @@ mod embedded {
         mounts:
             what_is_written_belongs_to_the_owner,
             an_overlay_is_thrown_away,
+        ;
+        session:
+            a_hundred_commands_at_once_are_all_right,
+            a_kept_sandbox_lives_until_the_end_of_its_time,
+            a_killed_owner_leaves_what_it_has_kept,
+            a_paused_command_can_be_ended,
+            nothing_piles_up,
         ;
         programs:
             git_works,
@@ -307,12 +358,47 @@ mod embedded {
     }
 }
 
+/// Every command in a sandbox of its own that stays open.
+mod embedded_session {
+    use crate::support::{Place::EmbeddedSession, Sharing::Beside};
+
+    cases_of_every_place!(EmbeddedSession);
+    cases! {
+        EmbeddedSession, Beside;
+        host:
+            a_killed_host_leaves_nothing,
+        ;
+        environment:
+            a_secret_of_the_host_is_absent,
+            the_environment_is_clean,
+        ;
+        workdir:
+            the_workspace_is_the_default,
+            a_relative_directory_is_refused,
+            a_directory_of_a_mount_is_entered,
+        ;
+        background:
+            a_background_process_survives,
+            a_survivor_that_writes_does_not_hold_the_result,
+            a_survivor_that_never_pauses_does_not_hide_the_end,
+        ;
+        mounts:
+            a_workspace_is_written_through,
+            a_read_only_mount_is_never_written,
+            several_mounts_are_apart,
+            what_is_written_belongs_to_the_owner,
+            an_overlay_is_thrown_away,
+        ;
+    }
+}
+
 /// The real server on a real Docker engine, as `.ci/opensandbox` starts them.
 mod opensandbox {
     use crate::support::{Place::Opensandbox, Sharing::Beside};
 
     cases_of_every_place!(Opensandbox);
     cases_of_every_sandbox!(Opensandbox);
+    cases_of_every_session!(Opensandbox);
     cases! {
         Opensandbox, Beside;
         environment:
@@ -323,6 +409,44 @@ mod opensandbox {
         ;
         many:
             twenty_at_once_are_all_right,
+        ;
+    }
+}
+
+/// Every command in a sandbox of its own that stays open, on the real server.
+mod opensandbox_session {
+    use crate::support::{Place::OpensandboxSession, Sharing::Beside};
+
+    cases! {
+        OpensandboxSession, Beside;
+        results:
+            exit_codes_are_kept,
+            a_signal_is_no_exit_code,
+            the_place_and_its_isolation_are_told,
+        ;
+        streams:
+            bytes_are_exact,
+            a_slow_reader_slows_the_command,
+        ;
+        stdin:
+            bytes_are_read,
+            a_pipe_is_written_while_the_command_runs,
+        ;
+        deadline:
+            deadline_kills_a_sleeper,
+            deadline_kills_who_ignores_term,
+            deadline_kills_a_grandchild_that_holds_the_pipe,
+            deadline_kills_a_daemon,
+            deadline_kills_a_detached_daemon,
+        ;
+        ending:
+            cancel_leaves_nothing,
+            dropping_the_process_leaves_nothing,
+            a_signal_reaches_the_command,
+        ;
+        terminal:
+            a_terminal_has_its_size,
+            control_c_interrupts,
         ;
     }
 }

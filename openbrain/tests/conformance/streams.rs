@@ -1,11 +1,12 @@
 //! What a command prints, collected and live.
 
 use openbrain::{
-    Captured, Data, Event, Exec, Limits, Output, Process, RecordKind, Recorder, Status,
+    Captured, Data, Engine, Event, Exec, Limits, Output, Process, RecordKind, Recorder, Settings,
+    Status,
 };
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Fixture, Place, UP, until};
+use crate::support::{Fixture, UP, until};
 
 const BLOCK: usize = 64 * 1024;
 
@@ -90,7 +91,7 @@ pub(crate) async fn a_stream_of_any_length_takes_little_memory(f: &Fixture) {
         }
         assert_eq!(total, TIMES * pattern.len());
         let more = peak_memory() - before;
-        let most = if f.place == Place::Opensandbox { 16 << 20 } else { 8 << 20 };
+        let most = if f.place.is_on_a_server() { 16 << 20 } else { 8 << 20 };
         assert!(more < most, "{more} bytes of memory for a stream");
     })
     .await;
@@ -147,7 +148,7 @@ pub(crate) async fn a_closed_output_is_not_the_end(f: &Fixture) {
     leash.up(1).await;
     assert_eq!(until(&mut process, "\n").await, "last\n");
     let (event, ()) = tokio::join!(process.next_event(), async {
-        dawdle(f).await;
+        dawdle().await;
         stdin.write_all(b"\n").await.unwrap();
     });
     let Some(Event::Ended(output)) = event.unwrap() else { panic!("no end") };
@@ -166,7 +167,7 @@ pub(crate) async fn a_slow_reader_slows_the_command(f: &Fixture) {
     leash.up(1).await;
     let mut read = 0;
     for _ in 0..4 {
-        dawdle(f).await;
+        dawdle().await;
         let written = (leash.heard() - 1) * BLOCK;
         assert!(written <= read + f.place.ahead(), "{written} bytes written, {read} read");
         read += next_length(&mut process).await;
@@ -183,7 +184,7 @@ pub(crate) async fn a_busy_output_does_not_hide_the_errors(f: &Fixture) {
     let mut process = f.spawn(f.shell("yes & echo err >&2; wait")).await;
     for _ in 0..20 {
         // Until the pipe is full again.
-        dawdle(f).await;
+        dawdle().await;
         match process.next_event().await.unwrap() {
             Some(Event::Stdout(_)) => {}
             Some(Event::Stderr(bytes)) => return assert_eq!(bytes, b"err\n"),
@@ -201,8 +202,10 @@ async fn next_length(process: &mut Process) -> usize {
 }
 
 /// Lets other commands run, from start to end: time in which a command could do much.
-pub(crate) async fn dawdle(f: &Fixture) {
+pub(crate) async fn dawdle() {
+    let engine = Engine::new(Settings::default());
     for _ in 0..3 {
-        f.run(Exec::new("head -c 1048576 /dev/zero | tail -c 1").direct()).await;
+        let exec = Exec::new("head -c 1048576 /dev/zero | tail -c 1").direct();
+        engine.run(exec).await.unwrap();
     }
 }

@@ -6,13 +6,16 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use openbrain::{Command, Engine, Error, Event, Exec, Mount, MountMode, Output, Process, Settings};
+use openbrain::{
+    Command, Engine, Error, Event, Exec, Mount, MountMode, NewSandbox, Output, Process, Sandbox,
+    Settings,
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{CWD, FileType, Mode},
@@ -25,6 +28,8 @@ use tokio::{
     net::unix::pipe::{OpenOptions, Receiver, Sender},
     time::timeout,
 };
+
+use crate::opened::Opened;
 
 /// No case takes longer than this, whatever goes wrong.
 const BOUND: Duration = Duration::from_secs(60);
@@ -48,8 +53,12 @@ pub(crate) enum Place {
     Direct,
     /// In the embedded sandbox.
     Embedded,
+    /// In the embedded sandbox, each command in a sandbox that stays open.
+    EmbeddedSession,
     /// On an OpenSandbox server.
     Opensandbox,
+    /// On an OpenSandbox server, each command in a sandbox that stays open.
+    OpensandboxSession,
 }
 
 /// Whether other cases may run meanwhile.
@@ -90,7 +99,7 @@ impl Place {
     /// The settings under which a sandbox is of this place.
     fn settings(self) -> Settings {
         let mut settings = Settings::default();
-        if self == Self::Opensandbox {
+        if self.is_on_a_server() {
             let sandbox = &mut settings.security.sandbox;
             sandbox.server_url = Some(server_variable("URL"));
             sandbox.api_key = Some(server_variable("KEY").into());
@@ -99,12 +108,16 @@ impl Place {
         settings
     }
 
+    pub(crate) fn is_on_a_server(self) -> bool {
+        matches!(self, Self::Opensandbox | Self::OpensandboxSession)
+    }
+
     /// How long a start may take that is no part of what a case measures.
     pub(crate) fn start(self) -> Duration {
         match self {
-            Self::Direct | Self::Embedded => Duration::ZERO,
+            Self::Direct | Self::Embedded | Self::EmbeddedSession => Duration::ZERO,
             // A container on a machine that is busy with others.
-            Self::Opensandbox => Duration::from_secs(20),
+            Self::Opensandbox | Self::OpensandboxSession => Duration::from_secs(20),
         }
     }
 
@@ -112,9 +125,9 @@ impl Place {
     pub(crate) fn ahead(self) -> usize {
         match self {
             // What a pipe holds at most (`/proc/sys/fs/pipe-max-size`).
-            Self::Direct | Self::Embedded => 1 << 20,
+            Self::Direct | Self::Embedded | Self::EmbeddedSession => 1 << 20,
             // What may be on its way from a server.
-            Self::Opensandbox => 4 << 20,
+            Self::Opensandbox | Self::OpensandboxSession => 4 << 20,
         }
     }
 }
@@ -161,7 +174,13 @@ impl Fixture {
     fn new(place: Place, name: &'static str) -> Self {
         // The harness knows a test by its path without the crate.
         let case = name.split_once("::").map_or(name, |(_, case)| case);
-        let engine = Engine::new(place.settings());
+        let engine = match place {
+            Place::EmbeddedSession | Place::OpensandboxSession => {
+                let opened = Opened::new(place.settings());
+                Engine::with_backend(place.settings(), Arc::new(opened))
+            }
+            _ => Engine::new(place.settings()),
+        };
         let (directory, owner) = match env::var_os(OWN_PROCESS) {
             Some(directory) => (PathBuf::from(directory), None),
             None => {
@@ -191,7 +210,7 @@ impl Fixture {
     pub(crate) fn of(&self, command: Command) -> Exec {
         match self.place {
             Place::Direct => Exec::of(command).direct(),
-            Place::Embedded | Place::Opensandbox => Exec::of(command).sandbox(),
+            _ => Exec::of(command).sandbox(),
         }
     }
 
@@ -201,10 +220,25 @@ impl Fixture {
         let exec = exec.env("DIR", directory.to_str().unwrap());
         match self.place {
             Place::Direct => exec,
-            Place::Embedded | Place::Opensandbox => {
-                exec.mount_at(Mount::new(directory, directory, MountMode::Rw))
-            }
+            _ => exec.mount_at(Mount::new(directory, directory, MountMode::Rw)),
         }
+    }
+
+    /// As [`share`](Self::share), for every command of a sandbox.
+    pub(crate) fn share_with(&self, new: NewSandbox) -> NewSandbox {
+        let directory = self.directory();
+        let new = new.env("DIR", directory.to_str().unwrap());
+        new.mount_at(Mount::new(directory, directory, MountMode::Rw))
+    }
+
+    /// A sandbox that stays open, in this place.
+    pub(crate) async fn create(&self, new: NewSandbox) -> Sandbox {
+        self.engine.create(new).await.unwrap()
+    }
+
+    /// Whether files that a sandbox writes to a mount belong to whoever the mount belongs to.
+    pub(crate) fn belongs_to_the_owner(&self) -> bool {
+        !self.place.is_on_a_server()
     }
 
     /// The directory of the case, on the host.
@@ -313,6 +347,12 @@ impl Leash {
     /// `$MARK`.
     pub(crate) fn hold(&self, fixture: &Fixture, exec: Exec) -> Exec {
         let exec = fixture.share(exec);
+        self.variables().into_iter().fold(exec, |exec, (name, value)| exec.env(name, value))
+    }
+
+    /// Puts a tree on the leash in a sandbox that has the directory of the case.
+    pub(crate) fn hold_inside(&self, fixture: &Fixture, exec: Exec) -> Exec {
+        let exec = exec.env("DIR", text(fixture.directory()));
         self.variables().into_iter().fold(exec, |exec, (name, value)| exec.env(name, value))
     }
 

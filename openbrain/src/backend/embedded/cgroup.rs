@@ -194,6 +194,21 @@ impl Group {
         Ok(Self { controllers, version, parent: parent.to_owned(), parent_fd })
     }
 
+    /// The content of a file of the group with this name; nothing when it is gone.
+    fn read(&self, name: &str, file: &str) -> String {
+        fs::read_to_string(self.parent.join(name).join(file)).unwrap_or_default()
+    }
+
+    fn oom_kills(&self, name: &str) -> u64 {
+        let file = match self.version {
+            2 => "memory.events",
+            _ => "memory.oom_control",
+        };
+        let text = self.read(name, file);
+        let mut counts = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+        counts.next().and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
     /// A thread that moves itself by `tasks` spares the kernel a lock whose first taker waits ten
     /// milliseconds for the other processors; version 2 has no such file for processes.
     fn join_file(&self) -> &'static str {
@@ -242,20 +257,21 @@ impl Groups {
         self.groups.iter().find(|g| g.controllers.contains(&controller)).map(|g| g.version)
     }
 
-    /// Reads what the groups have counted.
-    pub(crate) fn read(&self, resources: &mut Resources) {
+    /// How many processes the memory limit has killed.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let memory = self.groups.iter().filter(|g| g.controllers.contains(&Controller::Memory));
+        memory.map(|group| group.oom_kills(&self.name)).sum()
+    }
+
+    /// Reads what the groups have counted; `known` kills were there before.
+    pub(crate) fn read(&self, resources: &mut Resources, known: u64) {
         for group in self.groups.iter().filter(|g| g.controllers.contains(&Controller::Memory)) {
-            let (peak, events) = match group.version {
-                2 => ("memory.peak", "memory.events"),
-                _ => ("memory.max_usage_in_bytes", "memory.oom_control"),
+            let peak = match group.version {
+                2 => "memory.peak",
+                _ => "memory.max_usage_in_bytes",
             };
-            let path = group.parent.join(&self.name);
-            let read = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
-            resources.memory_peak_bytes = read(peak).trim().parse().ok();
-            let kills = read(events)
-                .lines()
-                .find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
-            resources.oom_killed |= kills.is_some_and(|kills| kills > 0);
+            resources.memory_peak_bytes = group.read(&self.name, peak).trim().parse().ok();
+            resources.oom_killed |= group.oom_kills(&self.name) > known;
         }
     }
 }

@@ -300,6 +300,31 @@ pub(crate) fn reaper_filter() -> Vec<Instruction> {
     f.0
 }
 
+/// The resource limit that numbers the commands of a sandbox that stays open.
+pub(crate) const RLIMIT_LOCKS: u32 = 10;
+
+/// The filter of one command in a sandbox that stays open, beside that of all: nobody changes the limit
+/// that numbers it. Reading it is allowed.
+pub(crate) fn keep_number() -> Vec<Instruction> {
+    let mut f = Filter::native_only();
+    f.jump(code::JUMP_EQUAL, libc::SYS_prlimit64 as u32, 0, 8);
+    f.load_argument(1);
+    f.jump(code::JUMP_EQUAL, RLIMIT_LOCKS, 1, 0);
+    f.ret(ALLOW);
+    // The new limit is an address, of which both halves count.
+    f.load_argument(2);
+    f.jump(code::JUMP_EQUAL, 0, 0, 2);
+    f.load(16 + 8 * 2 + 4);
+    f.jump(code::JUMP_EQUAL, 0, 4, 0);
+    f.ret(error(EPERM));
+    f.jump(code::JUMP_EQUAL, libc::SYS_setrlimit as u32, 0, 2);
+    f.load_argument(0);
+    f.jump(code::JUMP_EQUAL, RLIMIT_LOCKS, 1, 0);
+    f.ret(ALLOW);
+    f.ret(error(EPERM));
+    f.0
+}
+
 /// The bytes of a filter, as the kernel reads them.
 pub(crate) fn encode(filter: &[Instruction]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(filter.len() * 8);

@@ -199,15 +199,46 @@ fn landlock_allow(to: &mut Program, rules: Register, path: &Path, rights: u64) {
     to.release(IN, fd);
 }
 
-/// Puts Landlock's rules in force for the command.
-pub(crate) fn landlock_restrict(to: &mut Program, rules: Register) {
+/// Puts Landlock's rules in force: for the command, or for process 1 of a sandbox that stays open, and
+/// with it for every command.
+pub(crate) fn landlock_restrict(to: &mut Program, section: Section, rules: Register) {
     let args = [rules.into(), 0.into()];
-    to.call(Section::Command, libc::SYS_landlock_restrict_self, args, "put Landlock in force");
+    to.call(section, libc::SYS_landlock_restrict_self, args, "put Landlock in force");
 }
 
-/// Puts the system call filter in force for the command.
-pub(crate) fn filter_command(to: &mut Program, more: &[Rule]) {
-    install_filter(to, Section::Command, &seccomp::filter(more));
+/// Puts the system call filter in force: for the command, or for process 1 of a sandbox that stays
+/// open, and with it for every command.
+pub(crate) fn filter(to: &mut Program, section: Section, more: &[Rule]) {
+    install_filter(to, section, &seccomp::filter(more));
+}
+
+/// Numbers a command in a sandbox that stays open, and everything that it will ever start: the limit
+/// of file locks, which Linux has not looked at since 2.4 (`getrlimit(2)`), is inherited, and a filter
+/// keeps it as it is.
+pub(crate) fn number_command(to: &mut Program) {
+    let section = Section::Command;
+    let both = to.data(&[0; 16]);
+    to.store(section, Program::tag(), both);
+    to.store(section, Program::tag(), both.plus(8));
+    let args = [0.into(), seccomp::RLIMIT_LOCKS.into(), both.into(), 0.into()];
+    to.call(section, libc::SYS_prlimit64, args, "number the command (RLIMIT_LOCKS)");
+    install_filter(to, section, &seccomp::keep_number());
+}
+
+/// Process 1 of a sandbox that stays open has every wall that its commands are to have: they inherit
+/// them. `door` is where requests for commands arrive.
+pub(crate) fn confine_opener(to: &mut Program, door: i32, rules: Option<Register>, more: &[Rule]) {
+    let section = Section::Reaper;
+    if door != wire::DOOR_FD {
+        let args = [Arg::from(door), wire::DOOR_FD.into(), 0.into()];
+        to.call(section, libc::SYS_dup3, args, "keep the way to the sandbox");
+    }
+    if let Some(rules) = rules {
+        landlock_restrict(to, section, rules);
+    }
+    let args = [Arg::from(wire::DOOR_FD + 1), u32::MAX.into(), 0.into()];
+    to.call(section, libc::SYS_close_range, args, "close descriptors");
+    filter(to, section, more);
 }
 
 /// Process 1 needs very little from here on.

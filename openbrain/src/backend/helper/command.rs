@@ -20,14 +20,34 @@ const SCRIPT_PATH: &str = "/proc/self/fd/3";
 pub(crate) struct CommandPlan<'a> {
     /// The whole environment of the command.
     pub(crate) env: Vec<(OsString, OsString)>,
-    /// Number of the descriptor of standard input; output, error and the program follow.
-    pub(crate) first_fd: i32,
+    /// Where its descriptors are.
+    pub(crate) descriptors: Descriptors,
     /// The controlling terminal is already standard input, or there is none.
     pub(crate) terminal: bool,
     /// Directory to start in.
     pub(crate) workdir: Option<&'a Path>,
     /// `(resource, limit)` for `prlimit64(2)`; none becomes more than the helper itself may have.
     pub(crate) rlimits: Vec<(u32, u64)>,
+}
+
+/// Where the descriptors of a command are in the process that starts it: standard input, output and
+/// error, and the program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Descriptors {
+    /// They have this number and those that follow.
+    From(i32),
+    /// In the registers for what is passed to an open sandbox, after the socket.
+    Passed,
+}
+
+impl Descriptors {
+    /// The descriptor for this number of the command.
+    pub(crate) fn get(self, target: u8) -> Arg {
+        match self {
+            Self::From(first) => Arg::from(first + i32::from(target)),
+            Self::Passed => Arg::from(Program::passed(1 + target)),
+        }
+    }
 }
 
 impl CommandPlan<'_> {
@@ -66,8 +86,8 @@ impl CommandPlan<'_> {
     pub(crate) fn prepare(&self, to: &mut Program, has_file: bool) {
         let section = Section::Command;
         to.call(section, libc::SYS_setsid, [], "start a session");
-        for target in 0..3i32 {
-            let args = [Arg::from(self.first_fd + target), target.into(), 0.into()];
+        for target in 0..3 {
+            let args = [self.descriptors.get(target), i32::from(target).into(), 0.into()];
             to.call(section, libc::SYS_dup3, args, "set standard descriptors");
         }
         if self.terminal {
@@ -75,7 +95,7 @@ impl CommandPlan<'_> {
             to.call(section, libc::SYS_ioctl, args, "take the terminal");
         }
         if has_file {
-            let args = [Arg::from(self.first_fd + 3), 3.into(), 0.into()];
+            let args = [self.descriptors.get(3), 3.into(), 0.into()];
             to.call(section, libc::SYS_dup3, args, "pass the program");
         }
         for (resource, limit) in &self.rlimits {

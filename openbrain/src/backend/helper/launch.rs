@@ -22,7 +22,11 @@ use rustix::{
     },
     process::{Pid, PidfdFlags},
 };
-use tokio::{io::unix::AsyncFd, runtime::Handle, time::timeout};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::Handle,
+    time::timeout,
+};
 
 use super::{
     program::Program,
@@ -67,21 +71,66 @@ pub(crate) fn launch(program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> 
     if fds.len() > MAX_FDS {
         return Err(Error::invalid(format!("more than {MAX_FDS} mounts and exposed paths")));
     }
-    let plan = sealed_memory("openbrain-plan", &program.encode(), MemfdFlags::empty())
-        .map_err(|e| Error::system("cannot store the plan of the run", e))?;
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|e| Error::system("cannot make a socket pair", e))?;
-    send_fds(&ours, fds).map_err(|e| Error::system("cannot pass descriptors", e))?;
-    rustix::io::ioctl_fionbio(&ours, true)
-        .map_err(|e| Error::system("cannot prepare a socket", e))?;
-    let socket = sys::watch(ours).map_err(|e| Error::system("cannot watch a socket", e))?;
+    let plan = store(program)?;
+    let (ours, theirs) = socket_pair()?;
+    let flags = SendFlags::NOSIGNAL;
+    send_fds(&ours, &[1], fds, flags).map_err(|e| Error::system("cannot pass descriptors", e))?;
+    let socket = watch(ours, Interest::READABLE)?;
     let helper = spawn(plan, theirs)?;
     Ok(Link { socket: Some(socket), helper: Some(helper) })
+}
+
+fn store(program: &Program) -> Result<OwnedFd> {
+    sealed_memory("openbrain-plan", &program.encode(), MemfdFlags::empty())
+        .map_err(|e| Error::system("cannot store the plan of the run", e))
+}
+
+/// Our end and the helper's, of which neither survives an `exec`.
+fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|e| Error::system("cannot make a socket pair", e))
+}
+
+fn watch(socket: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&socket, true)
+        .map_err(|e| Error::system("cannot prepare a socket", e))?;
+    sys::watch_for(socket, interest).map_err(|e| Error::system("cannot watch a socket", e))
+}
+
+/// The way into a sandbox that stays open: its process 1 starts a command for each request.
+#[derive(Debug)]
+pub(crate) struct Door(AsyncFd<OwnedFd>);
+
+impl Door {
+    /// A new way in, and the end that process 1 gets.
+    pub(crate) fn new() -> Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socket_pair()?;
+        Ok((Self(watch(ours, Interest::WRITABLE)?), theirs))
+    }
+
+    /// Asks for a command, with the descriptors that it gets; waits while too many wait to be
+    /// started. What becomes of it is heard from the link, whose end ends the command.
+    pub(crate) async fn ask(&self, program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> {
+        let plan = store(program)?;
+        let (ours, theirs) = socket_pair()?;
+        let link = Link { socket: Some(watch(ours, Interest::READABLE)?), helper: None };
+        let start = wire::Start { magic: wire::MAGIC, passed: 1 + fds.len() as u32 };
+        let all: Vec<_> =
+            [plan.as_fd(), theirs.as_fd()].into_iter().chain(fds.iter().copied()).collect();
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            let ready = self.0.writable().await;
+            let mut ready = ready.map_err(|e| Error::system("cannot wait for a socket", e))?;
+            let send =
+                |fd: &AsyncFd<OwnedFd>| send_fds(fd.get_ref(), wire::bytes_of(&start), &all, flags);
+            match ready.try_io(send) {
+                Ok(Ok(())) => return Ok(link),
+                Ok(Err(error)) => return Err(Error::system("cannot reach the sandbox", error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
 }
 
 /// Starts the helper by `posix_spawn`: `Command` takes that way as long as nothing is asked of it
@@ -168,21 +217,30 @@ fn unlinked_file(directory: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn send_fds(socket: &OwnedFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send_fds(
+    socket: &OwnedFd,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)?;
     Ok(())
 }
 
 impl Link {
     /// Sends an order. A helper that is gone needs none.
     pub(crate) fn order(&self, signal: i32) {
+        self.send(Order::plain(signal));
+    }
+
+    /// Sends an order with all that belongs to it.
+    pub(crate) fn send(&self, order: Order) {
         if let Some(socket) = &self.socket {
-            let order = Order { signal };
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             let _ = rustix::net::send(socket.get_ref(), wire::bytes_of(&order), flags);
         }
@@ -203,6 +261,13 @@ impl Link {
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// Whether the helper has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        let ends = self.helper.as_ref().and_then(pidfd);
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        ends.is_none_or(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) == Ok(1))
     }
 
     /// Closes the socket, which makes the helper kill what is left of the command, clean up and

@@ -14,9 +14,9 @@ mod stdio;
 pub(crate) mod wire;
 
 pub(crate) use self::{
-    command::CommandPlan,
+    command::{CommandPlan, Descriptors},
     control::{Guarded, StartFailure, ended, signals, start, started},
-    launch::{IMAGE, launch, script_file, settle},
+    launch::{Door, IMAGE, Link, launch, script_file, settle},
     program::{Arg, Data, Program, Register},
     stdio::{
         Ends, Handles, Streams, file_type, inherited, open, open_file, open_terminal,

@@ -1,9 +1,9 @@
 //! A run as data: lists of system calls, what each is for, and the bytes that they point to.
 
-use std::{borrow::Cow, ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{borrow::Cow, ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 use super::wire::{
-    self, Call, Header, NO_REGISTER, Range, SECTIONS, Section, kind, on_error, pseudo,
+    self, Call, Header, NO_REGISTER, Range, SECTIONS, Section, kind, mode, on_error, pseudo,
 };
 
 /// A program for the helper, in the making.
@@ -19,6 +19,8 @@ pub(crate) struct Program {
     free: [Vec<u8>; SECTIONS],
     /// The child is the first process of a sandbox, made with these flags of `clone(2)`.
     pub(crate) sandbox: Option<u64>,
+    /// The sandbox stays open for commands of their own, until this time is over.
+    pub(crate) lifetime: Option<Duration>,
     /// How many of the passed descriptors the monitor keeps for its last section.
     pub(crate) kept_fds: u32,
     /// Bytes of memory above which the helper kills the sandbox.
@@ -176,10 +178,11 @@ impl Program {
         self.push(section, pseudo::NETLINK, &args, on_error::STOP, Cow::Borrowed(what));
     }
 
-    /// Sends a report with descriptors to the library (`unix(7)`, `cmsg(3)`).
+    /// Sends a report with descriptors to the library (`unix(7)`, `cmsg(3)`), by its socket.
     pub(crate) fn hand_over(
         &mut self,
         section: Section,
+        socket: Arg,
         kind: u32,
         fds: &[Register],
         what: &'static str,
@@ -199,7 +202,7 @@ impl Program {
         }
         let (none, one) = (Arg::Value(0), Arg::Value(1));
         let message = self.words([none, none, iov.into(), one, control.into(), size, none]);
-        let args = [wire::REPORT_FD.into(), message.into(), none];
+        let args = [socket, message.into(), none];
         self.call(section, libc::SYS_sendmsg, args, what);
     }
 
@@ -223,6 +226,17 @@ impl Program {
     /// The register in which the monitor finds the process id of its child.
     pub(crate) fn child() -> Register {
         Register(wire::CHILD)
+    }
+
+    /// The register that holds a descriptor that was passed for a command in an open sandbox: 0 is
+    /// the socket to the library, the others are the command's.
+    pub(crate) fn passed(index: u8) -> Register {
+        Register(wire::PASSED + index)
+    }
+
+    /// The register that holds the number of a command in an open sandbox.
+    pub(crate) fn tag() -> Register {
+        Register(wire::TAG)
     }
 
     /// Adds bytes, aligned for any integer.
@@ -298,7 +312,7 @@ impl Program {
     fn keep_last(&mut self, section: Section) -> Register {
         let register = self.free[section as usize].pop().unwrap_or_else(|| {
             self.registers += 1;
-            assert!(usize::from(self.registers) < wire::REGISTERS, "mounts are limited before");
+            assert!(self.registers < wire::PASSED, "mounts are limited before");
             self.registers
         });
         if let Some(step) = self.sections[section as usize].last_mut() {
@@ -328,8 +342,13 @@ impl Program {
         };
         let header = Header {
             magic: wire::MAGIC,
-            sandbox: u32::from(self.sandbox.is_some()),
+            mode: match (self.sandbox, self.lifetime) {
+                (None, _) => mode::DIRECT,
+                (Some(_), None) => mode::SANDBOX,
+                (Some(_), Some(_)) => mode::OPEN,
+            },
             clone_flags: self.sandbox.unwrap_or(0),
+            lifetime_ms: self.lifetime.map_or(0, |life| life.as_millis() as u64),
             kept_fds: self.kept_fds,
             memory_interval_ms: MEMORY_INTERVAL_MS,
             memory_limit: self.memory_limit.unwrap_or(0),

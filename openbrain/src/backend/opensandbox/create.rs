@@ -13,8 +13,8 @@ use super::wire::{
 };
 use crate::{
     error::{Error, Result},
-    sandbox::{Isolation, IsolationLevel, MountMode, Network},
-    spec::{SandboxSpec, ServerSpec, Spec},
+    sandbox::{Isolation, IsolationLevel, Limits, MountMode, Network},
+    spec::{SandboxSpec, ServerSpec, SessionSpec},
     units::is_loopback,
 };
 
@@ -23,6 +23,12 @@ pub(super) const OURS: &str = "openbrain";
 
 /// What [`OURS`] says of a sandbox for one command.
 pub(super) const EXEC: &str = "exec";
+
+/// What [`OURS`] says of a sandbox that stays open.
+pub(super) const SESSION: &str = "session";
+
+/// The label that names a sandbox for people.
+pub(super) const NAME: &str = "openbrain.name";
 
 /// The label that names the machine that the request came from.
 pub(super) const HOST: &str = "openbrain.host";
@@ -36,9 +42,9 @@ pub(super) const LIFE: Duration = Duration::from_secs(300);
 /// How enforcement is called that addresses cannot get around.
 const FIREWALL: &str = "dns+nft";
 
-/// The request for the sandbox of `spec`; `run` is a name for it that no other has.
+/// The request for the sandbox of one command; `run` is a name for it that no other has.
 pub(super) fn request(
-    spec: &Spec,
+    limits: &Limits,
     sandbox: &SandboxSpec,
     server: &ServerSpec,
     run: &str,
@@ -64,8 +70,26 @@ pub(super) fn request(
         request.entrypoint = Vec::new();
         request.resource_limits = None;
     } else {
-        request.resource_limits = Some(limits(spec));
+        request.resource_limits = Some(resource_limits(limits));
     }
+    Ok(request)
+}
+
+/// The request for a sandbox that stays open.
+pub(super) fn session_request(
+    spec: &SessionSpec,
+    sandbox: &SandboxSpec,
+    server: &ServerSpec,
+    run: &str,
+) -> Result<CreateSandbox> {
+    let mut request = request(&spec.limits, sandbox, server, run)?;
+    if let Some(name) = spec.labels.keys().find(|name| name.starts_with(OURS)) {
+        return Err(Error::invalid(format!("label `{name}` is openbrain's own"))
+            .with_remedy("choose a name that does not begin with `openbrain`"));
+    }
+    request.metadata.insert(OURS.to_owned(), SESSION.to_owned());
+    request.metadata.extend(spec.name.iter().map(|name| (NAME.to_owned(), name.clone())));
+    request.metadata.extend(spec.labels.clone());
     Ok(request)
 }
 
@@ -84,9 +108,9 @@ fn label(text: &str) -> String {
 }
 
 /// Memory in plain bytes: to the server `m` is a million.
-fn limits(spec: &Spec) -> BTreeMap<String, String> {
-    let memory = spec.limits.memory.map(|bytes| ("memory".to_owned(), bytes.to_string()));
-    let cpus = spec.limits.cpus.map(|cpus| ("cpu".to_owned(), cpus.to_string()));
+fn resource_limits(limits: &Limits) -> BTreeMap<String, String> {
+    let memory = limits.memory.map(|bytes| ("memory".to_owned(), bytes.to_string()));
+    let cpus = limits.cpus.map(|cpus| ("cpu".to_owned(), cpus.to_string()));
     memory.into_iter().chain(cpus).collect()
 }
 
@@ -199,7 +223,7 @@ pub(super) fn check_policy(wanted: &NetworkPolicy, found: &NetworkPolicyState) -
 }
 
 /// What the server enforces around the command.
-pub(super) fn isolation(spec: &Spec, sandbox: &SandboxSpec, server: &ServerSpec) -> Isolation {
+pub(super) fn isolation(limits: &Limits, sandbox: &SandboxSpec, server: &ServerSpec) -> Isolation {
     // A pool's sandbox was made before, with whatever limits the pool has.
     let is_made = !server.extensions.contains_key("poolRef");
     let network = match &sandbox.network {
@@ -208,10 +232,10 @@ pub(super) fn isolation(spec: &Spec, sandbox: &SandboxSpec, server: &ServerSpec)
         Network::Public | Network::Listed { .. } => "that of the server's containers",
     };
     let limits = [
-        ("memory", spec.limits.memory.is_some() && is_made, "the server"),
-        ("cpus", spec.limits.cpus.is_some() && is_made, "the server"),
-        ("open_files", spec.limits.open_files.is_some(), "rlimit"),
-        ("output", spec.limits.output.is_some(), "collection"),
+        ("memory", limits.memory.is_some() && is_made, "the server"),
+        ("cpus", limits.cpus.is_some() && is_made, "the server"),
+        ("open_files", limits.open_files.is_some(), "rlimit"),
+        ("output", limits.output.is_some(), "collection"),
     ];
     let limits = limits.into_iter().filter(|(_, is_set, _)| *is_set);
     Isolation {

@@ -7,7 +7,7 @@ use rustix::fs::FileType;
 
 use crate::{
     backend::helper::{
-        self, CommandPlan, Program,
+        self, CommandPlan, Descriptors, Program,
         wire::{self, bridge, input},
     },
     error::{Error, Result},
@@ -104,7 +104,7 @@ fn compile(spec: &Spec, argv: &[String], has_script: bool) -> Result<Program> {
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
     let command = CommandPlan {
         env: spec.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-        first_fd: wire::FIRST_FD,
+        descriptors: Descriptors::From(wire::FIRST_FD),
         terminal: spec.tty.is_some(),
         workdir: Some(spec.workdir.as_deref().unwrap_or(WORKSPACE.as_ref())),
         rlimits: nofile.into_iter().collect(),

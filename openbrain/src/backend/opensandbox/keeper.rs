@@ -13,8 +13,8 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -34,20 +34,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a creation whose answer was lost its sandbox may still appear.
 const APPEARS: Duration = Duration::from_secs(60);
 
+/// The least life that a server takes.
+const SHORTEST: Duration = Duration::from_secs(60);
+
 /// A sandbox that somebody holds. Dropping it deletes the sandbox.
 #[derive(Debug)]
 pub(super) struct Lease {
     client: Client,
     id: String,
     deleted: bool,
-    /// Ends the renewals when it is dropped.
-    _alive: oneshot::Sender<()>,
+    /// When it ends though it is held. Dropping this ends the renewals.
+    end: watch::Sender<Option<Instant>>,
+    /// Whether it has ended for that reason.
+    expired: watch::Receiver<bool>,
 }
 
 impl Lease {
-    /// Makes a sandbox and keeps it alive. When the future is dropped, the sandbox is deleted as soon
-    /// as there is one.
-    pub(super) async fn create(client: Client, request: CreateSandbox) -> Result<Self> {
+    /// Makes a sandbox and keeps it alive, for `life` if that is limited. When the future is dropped,
+    /// the sandbox is deleted as soon as there is one.
+    pub(super) async fn create(
+        client: Client,
+        request: CreateSandbox,
+        life: Option<Duration>,
+    ) -> Result<Self> {
         let (answer, created) = oneshot::channel();
         spawn(Work::Awaited, async move {
             let made = client.create(&request).await;
@@ -55,7 +64,7 @@ impl Lease {
                 let run = request.metadata.get(RUN).cloned();
                 spawn(Work::Awaited, delete_lost(client.clone(), run))?;
             }
-            let lease = made.map(|sandbox| Self::new(client, sandbox.id));
+            let lease = made.map(|sandbox| Self::new(client, sandbox.id, life));
             // When nobody waits any more, the lease is dropped here.
             let _ = answer.send(lease);
             Ok(())
@@ -67,14 +76,44 @@ impl Lease {
         }
     }
 
-    fn new(client: Client, id: String) -> Result<Self> {
-        let (alive, dropped) = oneshot::channel();
-        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, _alive: alive };
+    fn new(client: Client, id: String, life: Option<Duration>) -> Result<Self> {
+        let (end, ends) = watch::channel(life.map(|life| Instant::now() + life));
+        let (is_over, expired) = watch::channel(false);
+        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, expired };
         spawn(Work::Idle, async move {
-            renew(client, id, dropped).await;
+            if hold(&client, &id, ends).await == Release::Expired {
+                is_over.send_replace(true);
+                let _ = delete(client, id).await;
+            }
             Ok(())
         })?;
         Ok(lease)
+    }
+
+    /// Sets when the sandbox ends, from now.
+    pub(super) fn live(&self, life: Duration) {
+        self.end.send_replace(Some(Instant::now() + life));
+    }
+
+    /// Whether its time is over.
+    pub(super) fn has_expired(&self) -> bool {
+        *self.expired.borrow()
+    }
+
+    /// Leaves the sandbox to the server, which deletes it at the end of its time: after a minute at
+    /// the soonest.
+    pub(super) async fn leave(mut self) -> Result<()> {
+        let left =
+            self.end.borrow().map_or(LIFE, |at| at.saturating_duration_since(Instant::now()));
+        let (client, id) = (self.client.clone(), self.id.clone());
+        let (answer, renewed) = oneshot::channel();
+        spawn(Work::Awaited, async move {
+            let _ = answer.send(client.renew(&id, SystemTime::now() + left.max(SHORTEST)).await);
+            Ok(())
+        })?;
+        renewed.await.map_err(|_| gone())??;
+        self.deleted = true;
+        Ok(())
     }
 
     pub(super) fn id(&self) -> &str {
@@ -161,20 +200,43 @@ async fn delete(client: Client, id: String) -> Result<(), Failure> {
     }
 }
 
-/// Prolongs the life of a sandbox until it is no longer held.
-async fn renew(client: Client, id: String, mut dropped: oneshot::Receiver<()>) {
+/// Why a sandbox is not held any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    Dropped,
+    Gone,
+    Expired,
+}
+
+/// Prolongs the life of a sandbox until it is no longer held, or its time is over.
+async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instant>>) -> Release {
     loop {
-        // One that fails is followed by others before the life is over; one that is gone needs none.
-        tokio::select! {
-            _ = &mut dropped => return,
-            renewed = client.renew(&id, SystemTime::now() + LIFE) => match renewed {
-                Err(failure) if failure.kind() == FailureKind::NotFound => return,
-                _ => {}
+        let end = *ends.borrow_and_update();
+        let over = async {
+            match end {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
-        }
+        };
+        let prolong = async {
+            loop {
+                // One that fails is followed by others before the life is over; one that is gone
+                // needs none.
+                let renewed = client.renew(id, SystemTime::now() + LIFE).await;
+                if renewed.is_err_and(|failure| failure.kind() == FailureKind::NotFound) {
+                    return;
+                }
+                sleep(LIFE / 3).await;
+            }
+        };
         tokio::select! {
-            _ = &mut dropped => return,
-            () = sleep(LIFE / 3) => {}
+            biased;
+            changed = ends.changed() => match changed {
+                Ok(()) => {}
+                Err(_) => return Release::Dropped,
+            },
+            () = over => return Release::Expired,
+            () = prolong => return Release::Gone,
         }
     }
 }

@@ -49,6 +49,7 @@ mod parcel;
 mod plain;
 mod ready;
 mod run;
+mod session;
 
 #[cfg(test)]
 mod script;
@@ -71,6 +72,7 @@ pub use self::{
 pub(crate) use self::{
     keeper::settle,
     owned::{checks, kill, list},
+    session::open,
 };
 
 use super::{Backend, BoxFuture, Running};

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     client::{Client, ListFilter},
-    create::{EXEC, HOST, OURS},
+    create::{EXEC, HOST, NAME, OURS, SESSION},
     failure::{Failure, FailureKind},
     run::connection,
     wire::{Sandbox, SandboxState},
@@ -29,6 +29,10 @@ pub struct ServerSandbox {
     /// How it stands.
     #[serde(serialize_with = "word")]
     pub state: SandboxState,
+    /// Whether it stays open for further commands, or is there for one.
+    pub stays_open: bool,
+    /// Its name for people.
+    pub name: Option<String>,
     /// Its image, where it has one.
     pub image: Option<String>,
     /// When it was made.
@@ -46,6 +50,8 @@ impl From<Sandbox> for ServerSandbox {
         Self {
             id: sandbox.id,
             state: sandbox.status.state,
+            stays_open: sandbox.metadata.get(OURS).is_some_and(|kind| kind == SESSION),
+            name: sandbox.metadata.get(NAME).cloned(),
             image: sandbox.image.map(|image| image.uri),
             created_at: sandbox.created_at,
             expires_at: sandbox.expires_at,
@@ -57,7 +63,13 @@ impl From<Sandbox> for ServerSandbox {
 /// The sandboxes of openbrain on a server, whoever's they are.
 pub(crate) async fn list(server: &ServerSpec) -> Result<Vec<ServerSandbox>> {
     let client = Client::new(connection(server))?;
-    let found = client.list(&ours()).await?;
+    let mut found = Vec::new();
+    for kind in [EXEC, SESSION] {
+        let listed = client.list(&ours(kind)).await?.into_iter();
+        // A server that does not filter lists the same ones twice.
+        let is_of_kind = |sandbox: &Sandbox| sandbox.metadata.get(OURS).is_some_and(|k| k == kind);
+        found.extend(listed.filter(is_of_kind));
+    }
     Ok(found.into_iter().map(ServerSandbox::from).collect())
 }
 
@@ -114,7 +126,7 @@ pub(crate) async fn checks(server: &ServerSpec) -> Vec<Check> {
     };
     let mut checks = vec![Check::ok("server", answers)];
     // Nothing but the key and the engine is needed to list.
-    let listed = client.list(&ours()).await;
+    let listed = client.list(&ours(EXEC)).await;
     if let Err(failure) = &listed
         && matches!(failure.kind(), FailureKind::KeyMissing | FailureKind::KeyWrong)
     {
@@ -131,7 +143,8 @@ pub(crate) async fn checks(server: &ServerSpec) -> Vec<Check> {
     checks.push(match listed {
         Ok(found) => {
             let count = found.len();
-            Check::ok("server_engine", format!("it runs sandboxes, {count} of openbrain right now"))
+            let words = format!("it runs sandboxes, {count} for commands of openbrain right now");
+            Check::ok("server_engine", words)
         }
         Err(failure) => failed("server_engine", &failure),
     });
@@ -142,8 +155,8 @@ fn failed(id: &'static str, failure: &Failure) -> Check {
     Check::failed(id, failure.to_string(), failure.remedy().unwrap_or("see the message"))
 }
 
-fn ours() -> ListFilter {
-    let metadata = BTreeMap::from([(OURS.to_owned(), EXEC.to_owned())]);
+fn ours(kind: &str) -> ListFilter {
+    let metadata = BTreeMap::from([(OURS.to_owned(), kind.to_owned())]);
     ListFilter { metadata, ..ListFilter::default() }
 }
 

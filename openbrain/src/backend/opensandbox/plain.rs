@@ -20,7 +20,7 @@ use super::{
 use crate::{
     backend::{
         Ended,
-        helper::wire::{Letter, bridge, letter},
+        helper::wire::{self, Letter, bridge, letter},
     },
     error::{Error, ErrorKind, Result},
     output::{Resources, Status},
@@ -151,7 +151,8 @@ fn ended(completion: Completion, lossy: bool) -> End {
 
 /// Carries out letters as far as an agent can: it ends a command, gently and then by force.
 pub(super) async fn obey(agent: Agent, id: String, mut letters: mpsc::Receiver<Letter>) {
-    const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    const ENDING: [i32; 5] =
+        [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, wire::Order::KILL];
     while let Some(Letter { kind, value }) = letters.recv().await {
         if kind == letter::ORDER && ENDING.contains(&(value as i32)) {
             // One that has ended meanwhile is no failure.

@@ -40,7 +40,7 @@ use crate::{
 const DELETION: Duration = Duration::from_secs(10);
 
 /// Where the files of bridges are, in a sandbox.
-const DIRECTORY: &str = "/tmp/.openbrain";
+pub(super) const DIRECTORY: &str = "/tmp/.openbrain";
 
 /// Exit codes with which surely nothing has run: those of a bridge that cannot begin (from 121), and the
 /// shell's, which cannot execute it.
@@ -59,10 +59,10 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
         paths.try_for_each(|path| contained::check_text(path, roots))?;
     }
     let run = random_name();
-    let request = create::request(spec, sandbox, server, &run)?;
+    let request = create::request(&spec.limits, sandbox, server, &run)?;
     let policy = request.network_policy.clone();
     let connection = connection(server);
-    let lease = Lease::create(Client::new(connection.clone())?, request).await?;
+    let lease = Lease::create(Client::new(connection.clone())?, request, None).await?;
     let client = Client::new(connection)?;
     let start = async {
         if let Some(wanted) = &policy {
@@ -76,7 +76,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
         Ok(started) => Ok(Running {
             backend: BackendName::Opensandbox,
             sandbox_id: Some(lease.id().to_owned()),
-            isolation: create::isolation(spec, sandbox, server),
+            isolation: create::isolation(&spec.limits, sandbox, server),
             warnings: started.warnings,
             stdin: started.stdin,
             stdout: Some(Box::new(started.stdout)),
@@ -114,24 +114,25 @@ pub(super) fn connection(server: &ServerSpec) -> Connection {
 const STALL: Duration = Duration::from_secs(15);
 
 /// 128 random bits, as a label may hold them.
-fn random_name() -> String {
+pub(super) fn random_name() -> String {
     let mut bytes = [0u8; 16];
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     format!("{:032x}", u128::from_ne_bytes(bytes))
 }
 
 /// A command that runs.
-struct Started {
-    stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    stdout: DuplexStream,
-    stderr: DuplexStream,
-    letters: Letters,
-    end: oneshot::Receiver<End>,
-    kill: watch::Sender<bool>,
-    warnings: Vec<String>,
+pub(super) struct Started {
+    pub(super) stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub(super) stdout: DuplexStream,
+    pub(super) stderr: DuplexStream,
+    pub(super) letters: Letters,
+    pub(super) end: oneshot::Receiver<End>,
+    pub(super) kill: watch::Sender<bool>,
+    pub(super) warnings: Vec<String>,
 }
 
-async fn start(
+/// Uploads a job and starts it; `directory` is a place for its files that no other has.
+pub(super) async fn start(
     spec: &Spec,
     mut job: Job,
     client: &Client,
@@ -269,18 +270,10 @@ impl Remote {
 
 impl Control for Remote {
     fn order(&mut self, order: Order) {
-        for signal in helper::signals(order) {
-            self.letters.send(Letter { kind: letter::ORDER, value: signal as u32 });
-        }
-        match order {
-            Order::Resize(size) if self.is_terminal => {
-                self.letters.send(Letter { kind: letter::RESIZE, value: terminal(size) });
-            }
-            Order::Kill => {
-                self.kill.send_replace(true);
-                self.delete();
-            }
-            _ => {}
+        pass_on(order, &self.letters, self.is_terminal);
+        if order == Order::Kill {
+            self.kill.send_replace(true);
+            self.delete();
         }
     }
 
@@ -317,6 +310,16 @@ impl Control for Remote {
             };
             vec![format!("the sandbox is not deleted yet: {why}; it ends by itself within minutes")]
         })
+    }
+}
+
+/// Tells the bridge of an order.
+pub(super) fn pass_on(order: Order, letters: &Letters, is_terminal: bool) {
+    for signal in helper::signals(order) {
+        letters.send(Letter { kind: letter::ORDER, value: signal as u32 });
+    }
+    if let (Order::Resize(size), true) = (order, is_terminal) {
+        letters.send(Letter { kind: letter::RESIZE, value: terminal(size) });
     }
 }
 

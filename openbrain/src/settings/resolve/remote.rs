@@ -39,6 +39,17 @@ impl Settings {
         Ok(spec)
     }
 
+    /// Holds a command in a sandbox that is open to what a caller may ask of it: the rest was decided
+    /// when the sandbox was created.
+    pub(crate) fn check_inside(&self, exec: &Exec, caller: &Caller) -> Result<()> {
+        if !caller.is_remote() {
+            return Ok(());
+        }
+        self.check_input(&exec.stdin)?;
+        self.check_limits(&exec.limits)?;
+        self.check_timeout(exec)
+    }
+
     fn check_input(&self, stdin: &Stdin) -> Result<()> {
         let what = match stdin {
             Stdin::Null | Stdin::Bytes(_) | Stdin::Pipe => return Ok(()),
@@ -139,7 +150,8 @@ mod tests {
     use std::time::Duration;
 
     use crate::{
-        Caller, Error, ErrorKind, Exec, InheritEnv, Limits, Mount, Place, Settings, Stdin, Surface,
+        Caller, Error, ErrorKind, Exec, InheritEnv, Limits, Mount, NewSandbox, Place, Settings,
+        Stdin, Surface,
     };
 
     fn settings() -> Settings {
@@ -180,6 +192,32 @@ mod tests {
         }
         for path in ["relative", "/srv/shared/../../etc"] {
             assert_eq!(refused(&settings(), exec().mount(path)).kind(), ErrorKind::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn a_remote_caller_cannot_get_more_by_a_sandbox_that_stays_open() {
+        let remote = Caller::new(Surface::Rest);
+        let settings = settings();
+        let day = Duration::from_secs(24 * 3600);
+        for new in [
+            NewSandbox::default().mount("/etc"),
+            NewSandbox::default().expose("/home/tom"),
+            NewSandbox::default().allow_host("10.0.0.1:80"),
+            NewSandbox::default().timeout(day),
+        ] {
+            settings.resolve_sandbox(new.clone(), &Caller::default()).unwrap();
+            let error = settings.resolve_sandbox(new, &remote).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
+        }
+        for exec in [
+            Exec::new("true").stdin(Stdin::File("/etc/shadow".into())),
+            Exec::new("true").stdin(Stdin::Inherit),
+            Exec::new("true").timeout(day),
+        ] {
+            settings.check_inside(&exec, &Caller::default()).unwrap();
+            let error = settings.check_inside(&exec, &remote).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
         }
     }
 

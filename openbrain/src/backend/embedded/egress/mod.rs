@@ -40,12 +40,15 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) use self::setup::{NAME_SERVER, REDIRECT, ROUTES};
 use self::{
     policy::{Policy, Ports, Reason},
     relay::{Limits, Run},
     server::Server,
     setup::{MOST_LISTENERS, Setup},
+};
+pub(crate) use self::{
+    setup::{NAME_SERVER, REDIRECT, ROUTES},
+    tally::Seen,
 };
 use crate::{
     backend::{Ended, helper::Program, sys},
@@ -144,7 +147,7 @@ impl Plan {
         let tasks = serve().map_err(|e| Error::system("cannot serve the sandbox's network", e))?;
         let (end, ending) = mpsc::channel(1);
         let task = runtime.spawn(live(Arc::clone(&run), tasks, ending)).abort_handle();
-        Ok(Egress { run, end, task, settled: false })
+        Ok(Egress { run, end, task, runtime, settled: false })
     }
 }
 
@@ -154,6 +157,7 @@ pub(crate) struct Egress {
     run: Arc<Run>,
     end: mpsc::Sender<oneshot::Sender<()>>,
     task: AbortHandle,
+    runtime: Handle,
     settled: bool,
 }
 
@@ -171,6 +175,15 @@ impl Egress {
     }
 }
 
+impl Egress {
+    /// What the sandbox has reached and was refused until now, after a look at what the kernel has and
+    /// nobody has looked at yet.
+    pub(crate) async fn seen(&self) -> Seen {
+        let _ = self.runtime.spawn(look()).await;
+        Seen { uses: self.run.tally.uses(), denials: self.run.tally.denials() }
+    }
+}
+
 impl Drop for Egress {
     fn drop(&mut self) {
         // A run that has settled has its tasks end by themselves, with a bound.
@@ -183,10 +196,7 @@ impl Drop for Egress {
 /// Owns the tasks of a run until its end.
 async fn live(run: Arc<Run>, tasks: JoinSet<()>, mut ending: mpsc::Receiver<oneshot::Sender<()>>) {
     let Some(done) = ending.recv().await else { return };
-    // What the kernel has, and nobody has looked at yet: connections, questions, refusals.
-    for _ in 0..3 {
-        yield_now().await;
-    }
+    look().await;
     let mut unsent = run.unsent.subscribe();
     let _ = timeout(SETTLE, unsent.wait_for(|unsent| *unsent == 0)).await;
     let _ = done.send(());
@@ -194,6 +204,14 @@ async fn live(run: Arc<Run>, tasks: JoinSet<()>, mut ending: mpsc::Receiver<ones
     let mut open = run.open.subscribe();
     let _ = timeout(LINGER, open.wait_for(|open| *open == 0)).await;
     drop(tasks);
+}
+
+/// Lets the others look at what the kernel has, and nobody has looked at yet: connections, questions,
+/// refusals.
+async fn look() {
+    for _ in 0..3 {
+        yield_now().await;
+    }
 }
 
 /// Counts what the sandbox's filter tells of: packets to where nobody listens.

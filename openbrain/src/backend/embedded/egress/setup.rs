@@ -80,7 +80,8 @@ impl Setup {
             listen(to, listener);
             handed.push(listener);
         }
-        to.hand_over(IN, wire::report::EGRESS, &handed, "hand over the sockets of the relay");
+        let (socket, what) = (wire::REPORT_FD.into(), "hand over the sockets of the relay");
+        to.hand_over(IN, socket, wire::report::EGRESS, &handed, what);
         for register in handed {
             close(to, register);
         }

@@ -40,6 +40,38 @@ pub(super) struct Use {
     pub(super) received: AtomicU64,
 }
 
+/// What was counted until some moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) uses: Vec<NetworkUse>,
+    pub(crate) denials: Vec<Denial>,
+}
+
+impl Seen {
+    /// What was added since an earlier moment.
+    pub(crate) fn since(mut self, earlier: &Self) -> Self {
+        for now in &mut self.uses {
+            let key = |one: &NetworkUse| (one.host.clone(), one.port);
+            if let Some(then) = earlier.uses.iter().find(|then| key(then) == key(now)) {
+                now.connections -= then.connections;
+                now.failed -= then.failed;
+                now.bytes_sent -= then.bytes_sent;
+                now.bytes_received -= then.bytes_received;
+            }
+        }
+        for now in &mut self.denials {
+            let same = |then: &&Denial| then.what == now.what && then.reason == now.reason;
+            now.count -= earlier.denials.iter().find(same).map_or(0, |then| then.count);
+        }
+        let is_used = |one: &NetworkUse| {
+            one.connections + one.failed + one.bytes_sent + one.bytes_received > 0
+        };
+        self.uses.retain(is_used);
+        self.denials.retain(|denial| denial.count > 0);
+        self
+    }
+}
+
 impl Tally {
     /// The counts of a destination, and one more connection.
     pub(super) fn connection(&self, host: &str, port: u16) -> Arc<Use> {
@@ -113,7 +145,7 @@ impl<K, V> Default for Table<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST, Reason, Relaxed, Tally};
+    use super::{MOST, Reason, Relaxed, Seen, Tally};
 
     #[test]
     fn refusals_are_counted_by_host_port_and_reason() {
@@ -125,6 +157,24 @@ mod tests {
         assert_eq!((first.what.as_str(), first.count), ("a.example:22", 2));
         assert!(first.remedy.as_ref().unwrap().contains("--allow-port 22"));
         assert_eq!(second.what, "[2001:db8::1]:22");
+    }
+
+    #[test]
+    fn what_was_added_is_told_apart() {
+        let tally = Tally::default();
+        let seen = || Seen { uses: tally.uses(), denials: tally.denials() };
+        let used = tally.connection("a.example", 443);
+        used.sent.fetch_add(5, Relaxed);
+        tally.denied("b.example", None, Reason::Name);
+        let before = seen();
+        assert_eq!(seen().since(&before), Seen::default());
+        used.sent.fetch_add(2, Relaxed);
+        tally.denied("b.example", None, Reason::Name);
+        tally.connection("c.example", 80);
+        let added = seen().since(&before);
+        let uses = added.uses.iter().map(|u| (u.host.as_str(), u.connections, u.bytes_sent));
+        assert_eq!(uses.collect::<Vec<_>>(), [("a.example", 0, 2), ("c.example", 1, 0)]);
+        assert_eq!(added.denials.iter().map(|d| d.count).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

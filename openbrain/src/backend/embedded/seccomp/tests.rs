@@ -3,7 +3,10 @@
 
 use std::sync::LazyLock;
 
-use super::{ALLOW, AUDIT_ARCH, Instruction, KILL_PROCESS, error, filter, reaper_filter};
+use super::{
+    ALLOW, AUDIT_ARCH, Instruction, KILL_PROCESS, RLIMIT_LOCKS, error, filter, keep_number,
+    reaper_filter,
+};
 
 /// What a filter says about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +115,34 @@ fn numbers_of_x32_are_unknown() {
     for number in 0..2000 {
         assert_eq!(verdict(number | 0x4000_0000, [0; 6]).action, error(libc::ENOSYS), "{number}");
     }
+}
+
+#[test]
+fn the_number_of_a_command_can_be_read_and_not_changed() {
+    let program = keep_number();
+    let action =
+        |arch, number: i64, args| evaluate(&program, &data(arch, number as u32, args)).action;
+    let (prlimit, setrlimit) = (libc::SYS_prlimit64, libc::SYS_setrlimit);
+    let locks = u64::from(RLIMIT_LOCKS);
+    // The kernel takes the low 32 bits of the resource, and all of the address.
+    for resource in [locks, locks | 1 << 32] {
+        for address in [1, 0x7fff_0000_0000, 1 << 63] {
+            let args = [0, resource, address, 0, 0, 0];
+            assert_eq!(action(AUDIT_ARCH, prlimit, args), error(libc::EPERM), "{args:x?}");
+        }
+        let read = [0, resource, 0, 0x7fff_0000_0000, 0, 0];
+        assert_eq!(action(AUDIT_ARCH, prlimit, read), ALLOW);
+        let args = [resource, 0, 0, 0, 0, 0];
+        assert_eq!(action(AUDIT_ARCH, setrlimit, args), error(libc::EPERM));
+    }
+    for other in [0, locks - 1, locks + 1] {
+        assert_eq!(action(AUDIT_ARCH, prlimit, [0, other, 1, 0, 0, 0]), ALLOW);
+        assert_eq!(action(AUDIT_ARCH, setrlimit, [other, 1, 0, 0, 0, 0]), ALLOW);
+    }
+    for number in (0..600).filter(|n| ![prlimit, setrlimit].contains(n)) {
+        assert_eq!(action(AUDIT_ARCH, number, [locks; 6]), ALLOW, "{number}");
+    }
+    assert_eq!(action(AUDIT_ARCH ^ 1, libc::SYS_read, [0; 6]), KILL_PROCESS);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn server(url: &str) -> ServerSpec {
 
 /// The request as JSON; what kind of error it is otherwise.
 fn ask(sandbox: &SandboxSpec, server: &ServerSpec) -> Result<serde_json::Value, ErrorKind> {
-    let request = request(&spec(), sandbox, server, "abc").map_err(|error| {
+    let request = request(&spec().limits, sandbox, server, "abc").map_err(|error| {
         assert!(error.remedy().is_some(), "{error:?}");
         error.kind()
     })?;
@@ -77,7 +77,7 @@ fn a_pool_gets_none_of_what_it_cannot_have() {
     }
     assert_eq!(ask(&SandboxSpec::default(), &server), Err(ErrorKind::InvalidRequest));
     let sandbox = open();
-    assert!(!isolation(&spec(), &sandbox, &server).limits.contains_key("memory"));
+    assert!(!isolation(&spec().limits, &sandbox, &server).limits.contains_key("memory"));
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn mounts_are_paths_of_the_servers_host() {
     assert_eq!(volume["host"]["path"], "/no/such");
     assert_eq!((volume["mountPath"].as_str(), &volume["readOnly"]), (Some("/data"), &true.into()));
     // On this machine it can be seen that there is nothing.
-    let here = request(&spec(), &data(MountMode::Ro), &server("http://localhost:1"), "abc");
+    let here = request(&spec().limits, &data(MountMode::Ro), &server("http://localhost:1"), "abc");
     assert!(here.unwrap_err().to_string().contains("`/no/such`"));
     assert_eq!(
         ask(&data(MountMode::Overlay), &server("http://far")),

@@ -1,0 +1,325 @@
+//! A sandbox on a server that stays open: made as for one command, and held by the keeper, which also
+//! ends it when its time is over. Each command comes as for a sandbox of its own, with its own bridge;
+//! a kill is the bridge's business and not the sandbox's end.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+
+use super::{
+    agent::Agent,
+    client::Client,
+    create,
+    failure::{Failure, FailureKind},
+    job::Job,
+    keeper::Lease,
+    link::{End, Letters, explain},
+    ready,
+    run::{DIRECTORY, Started, connection, pass_on, random_name, start},
+};
+use crate::{
+    backend::{
+        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        helper::wire::{self, Letter, letter},
+    },
+    error::{Error, ErrorKind, Result},
+    output::BackendName,
+    sandbox::Isolation,
+    spec::{Place, ServerSpec, SessionSpec, Spec},
+};
+
+/// How long a kill waits until the server has deleted the sandbox; the deletion goes on after that.
+const DELETION: Duration = Duration::from_secs(10);
+
+/// Opens a sandbox.
+pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
+    let Place::Opensandbox(sandbox, server) = &spec.place else {
+        return Err(Error::unavailable("the request is not for an OpenSandbox server"));
+    };
+    let request = create::session_request(spec, sandbox, server, &random_name())?;
+    let policy = request.network_policy.clone();
+    let connection = connection(server);
+    let lease = Lease::create(Client::new(connection.clone())?, request, None).await?;
+    let client = Client::new(connection)?;
+    let prepare = async {
+        if let Some(wanted) = &policy {
+            create::check_policy(wanted, &client.network_policy(lease.id()).await?)?;
+        }
+        ready::agent(&client, lease.id(), server.start_timeout).await
+    };
+    match prepare.await {
+        Ok(agent) => {
+            // Its time begins when it can be used.
+            lease.live(spec.timeout);
+            Ok(Arc::new(Open {
+                id: lease.id().to_owned(),
+                client,
+                agent,
+                server: server.clone(),
+                state: Arc::new(State { lease: Mutex::new(Some(lease)), ..State::default() }),
+                isolation: create::isolation(&spec.limits, sandbox, server),
+            }))
+        }
+        Err(error) => {
+            // Where the deletion fails, the reason of the first failure says more.
+            let _ = timeout(DELETION, lease.delete()).await;
+            Err(error)
+        }
+    }
+}
+
+/// An open sandbox. Dropping it drops the lease, and the keeper deletes it.
+#[derive(Debug)]
+struct Open {
+    id: String,
+    client: Client,
+    agent: Agent,
+    server: ServerSpec,
+    state: Arc<State>,
+    isolation: Isolation,
+}
+
+/// How a sandbox stands, as far as this process has a hand in it.
+#[derive(Debug, Default)]
+struct State {
+    /// Taken by whoever ends or leaves the sandbox.
+    lease: Mutex<Option<Lease>>,
+    is_killed: AtomicBool,
+    is_paused: AtomicBool,
+}
+
+impl State {
+    fn with_lease<T>(&self, look: impl FnOnce(&Lease) -> T) -> Option<T> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
+    }
+
+    fn take_lease(&self) -> Option<Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The error of whatever is asked of the sandbox, when it has ended.
+    fn ended(&self) -> Option<Error> {
+        let expired = self.with_lease(Lease::has_expired);
+        let (why, remedy) = match (self.is_killed.load(Relaxed), expired) {
+            (true, _) => ("it was killed", "create another one"),
+            (false, Some(true)) => {
+                ("its time was over", "give it a longer timeout, or renew it in time")
+            }
+            (false, _) => return None,
+        };
+        let message = format!("the sandbox has ended: {why}");
+        Some(Error::new(ErrorKind::SandboxLost, message).with_remedy(remedy))
+    }
+}
+
+impl Backend for Open {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(self.start(spec))
+    }
+}
+
+impl Session for Open {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn backend(&self) -> BackendName {
+        BackendName::Opensandbox
+    }
+
+    fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
+    fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            if let (Some(error), true) = (self.state.ended(), order != SessionOrder::Kill) {
+                return Err(error);
+            }
+            match order {
+                SessionOrder::Renew(time) => self.renew(time).await,
+                SessionOrder::Pause => {
+                    self.client.pause(&self.id).await.map_err(lost_if_gone)?;
+                    self.state.is_paused.store(true, Relaxed);
+                    Ok(())
+                }
+                SessionOrder::Resume => {
+                    self.client.resume(&self.id).await.map_err(lost_if_gone)?;
+                    ready::agent(&self.client, &self.id, self.server.start_timeout).await?;
+                    self.state.is_paused.store(false, Relaxed);
+                    Ok(())
+                }
+                SessionOrder::Keep => match self.state.take_lease() {
+                    Some(lease) => lease.leave().await,
+                    None => Ok(()),
+                },
+                SessionOrder::Kill => self.kill().await,
+            }
+        })
+    }
+}
+
+impl Open {
+    /// The server is asked as well, so that a sandbox that is gone is told at once.
+    async fn renew(&self, time: Duration) -> Result<()> {
+        let at = SystemTime::now() + create::LIFE;
+        self.client.renew(&self.id, at).await.map_err(lost_if_gone)?;
+        self.state.with_lease(|lease| lease.live(time));
+        Ok(())
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.state.is_killed.store(true, Relaxed);
+        let Some(lease) = self.state.take_lease() else { return Ok(()) };
+        timeout(DELETION, lease.delete()).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, "the server takes long to delete the sandbox")
+                .with_remedy("it goes on by itself; `openbrain sandbox list` shows what is left"))
+        })
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Running> {
+        if let Some(error) = self.state.ended() {
+            return Err(error);
+        }
+        if self.state.is_paused.load(Relaxed) {
+            return Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"));
+        }
+        let job = Job::new(spec)?;
+        let directory = format!("{DIRECTORY}/{}", random_name());
+        let started = match self.start_surely(spec, job, &directory).await {
+            Ok(started) => started,
+            Err(error) => return Err(self.lost(error).await),
+        };
+        Ok(Running {
+            backend: BackendName::Opensandbox,
+            sandbox_id: Some(self.id.clone()),
+            isolation: self.isolation.clone(),
+            warnings: started.warnings,
+            stdin: started.stdin,
+            stdout: Some(Box::new(started.stdout)),
+            stderr: Some(Box::new(started.stderr)),
+            control: Box::new(Remote {
+                letters: started.letters,
+                end: started.end,
+                kill: started.kill,
+                is_terminal: spec.tty.is_some(),
+                state: Arc::downgrade(&self.state),
+                agent: self.agent.clone(),
+                directory,
+                is_over: false,
+            }),
+        })
+    }
+
+    /// Starts a command in a task of its own: a start that nobody waits for any more may have arrived,
+    /// and has to be killed.
+    async fn start_surely(&self, spec: &Spec, job: Job, directory: &str) -> Result<Started> {
+        let (client, agent, id) = (self.client.clone(), self.agent.clone(), self.id.clone());
+        let (spec, directory) = (spec.clone(), directory.to_owned());
+        let (answer, started) = oneshot::channel();
+        tokio::spawn(async move {
+            let started = start(&spec, job, &client, &id, agent, directory).await;
+            if let Err(Ok(abandoned)) = answer.send(started) {
+                abandoned.letters.send(KILL);
+            }
+        });
+        started.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, "the task that starts a command has ended"))
+        })
+    }
+
+    /// What a failed start means.
+    async fn lost(&self, error: Error) -> Error {
+        use ErrorKind::{Internal, SandboxLost, SandboxUnavailable};
+        match self.state.ended() {
+            Some(ended) => ended,
+            None if [Internal, SandboxLost, SandboxUnavailable].contains(&error.kind()) => {
+                explain(&self.client, &self.id, error).await
+            }
+            None => error,
+        }
+    }
+}
+
+fn lost_if_gone(failure: Failure) -> Error {
+    match failure.kind() {
+        FailureKind::NotFound => {
+            Error::new(ErrorKind::SandboxLost, "the sandbox is gone: somebody has deleted it")
+                .with_remedy("create another one")
+        }
+        _ => failure.into(),
+    }
+}
+
+/// Tells a bridge to kill everything of its command.
+const KILL: Letter = Letter { kind: letter::ORDER, value: wire::Order::KILL as u32 };
+
+/// A command in an open sandbox.
+struct Remote {
+    letters: Letters,
+    end: oneshot::Receiver<End>,
+    /// Tells the reader of a kill.
+    kill: watch::Sender<bool>,
+    is_terminal: bool,
+    /// Does not keep the sandbox open.
+    state: Weak<State>,
+    agent: Agent,
+    directory: String,
+    is_over: bool,
+}
+
+impl Control for Remote {
+    fn order(&mut self, order: Order) {
+        pass_on(order, &self.letters, self.is_terminal);
+        if order == Order::Kill {
+            self.kill.send_replace(true);
+        }
+    }
+
+    fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
+        Box::pin(async {
+            let ended = match (&mut self.end).await {
+                Ok(ended) => ended,
+                Err(_) => Err(Error::new(ErrorKind::Internal, "the reader of the sandbox ended")),
+            };
+            self.is_over = true;
+            ended.map_err(|error| match self.state.upgrade() {
+                Some(state) => state.ended().unwrap_or(error),
+                None => Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+                    .with_remedy("keep the `Sandbox` until its commands have ended"),
+            })
+        })
+    }
+}
+
+impl Drop for Remote {
+    /// A command that is still there is killed, and its files go. Without a runtime they stay until
+    /// the sandbox ends, which is what dropping a runtime leads to.
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (agent, directory) = (self.agent.clone(), std::mem::take(&mut self.directory));
+        let end = std::mem::replace(&mut self.end, oneshot::channel().1);
+        if !self.is_over {
+            self.letters.send(KILL);
+        }
+        let is_over = self.is_over;
+        runtime.spawn(async move {
+            if is_over || timeout(DELETION, end).await.is_ok() {
+                let _ = agent.remove_directories(&[&directory]).await;
+            }
+        });
+    }
+}

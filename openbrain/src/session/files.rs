@@ -1,0 +1,191 @@
+//! The files of a sandbox.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{
+    Sandbox,
+    tree::{self, Transfer},
+    work::{Work, failed},
+};
+use crate::{
+    backend::helper::wire::work,
+    error::{Error, Result},
+    exec::Stdin,
+};
+
+/// The most that [`Files::read`] takes into memory.
+const MOST_READ: usize = 64 << 20;
+
+/// The most entries that are told at a time.
+const MOST_ENTRIES: usize = 1_000_000;
+
+/// The files of a [`Sandbox`], made by [`Sandbox::files`].
+///
+/// Everything is done inside, by the sandbox's own user and with its rights: a path is what a command
+/// there would find, wherever its links lead. Relative paths start in the sandbox's working directory.
+///
+/// ```no_run
+/// # async fn demo() -> openbrain::Result<()> {
+/// use openbrain::{Exec, Sandbox};
+///
+/// let sandbox = Sandbox::builder().create().await?;
+/// let files = sandbox.files();
+/// files.write("program.py", "print(6 * 7)").await?;
+/// sandbox.run(Exec::new("python3 program.py > answer")).await?;
+/// assert_eq!(files.read("answer").await?, b"42\n");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// Every verb fails with `file_failed` when the file is missing, in the way or not permitted
+/// ([`Error::io_kind`] says which), and with `sandbox_lost` when the sandbox has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a>(&'a Sandbox);
+
+/// What is known of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileEntry {
+    /// As asked for by [`Files::stat`], a name by [`Files::list`], below the directory by
+    /// [`Files::search`].
+    pub path: PathBuf,
+    /// What it is; links are not followed.
+    pub kind: FileKind,
+    /// Permissions: the lower twelve bits of `st_mode` (`stat(2)`).
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// When its content was changed last.
+    pub modified: SystemTime,
+    /// Where a link leads.
+    pub target: Option<PathBuf>,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A named pipe, a socket or a device.
+    Other,
+}
+
+impl Sandbox {
+    /// The files of the sandbox.
+    pub fn files(&self) -> Files<'_> {
+        Files(self)
+    }
+}
+
+impl Files<'_> {
+    /// The content of a regular file of up to 64 MiB.
+    pub async fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let mut work = Work::start(self.0, work::READ, &[path], Stdin::Null).await?;
+        let mut content = Vec::new();
+        while let Some(bytes) = work.next_bytes().await? {
+            content.extend_from_slice(bytes);
+            if content.len() > MOST_READ {
+                let path = path.display();
+                return Err(Error::invalid(format!("`{path}` is longer than 64 MiB"))
+                    .with_remedy("download the directory that it is in"));
+            }
+        }
+        Ok(content)
+    }
+
+    /// Replaces the content of a file; makes it, and the directories above it, when they are missing.
+    pub async fn write(&self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) -> Result<()> {
+        self.put(work::WRITE, path.as_ref(), content.into()).await
+    }
+
+    /// Adds to the content of a file; makes it, and the directories above it, when they are missing.
+    pub async fn append(&self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) -> Result<()> {
+        self.put(work::APPEND, path.as_ref(), content.into()).await
+    }
+
+    async fn put(&self, name: &[u8], path: &Path, content: Vec<u8>) -> Result<()> {
+        Work::start(self.0, name, &[path], Stdin::Bytes(content)).await?.finish().await
+    }
+
+    /// What is known of a file.
+    pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileEntry> {
+        let path = path.as_ref();
+        let mut found = self.entries(work::STAT, &[path]).await?;
+        let missing = || failed("cannot stat", std::io::ErrorKind::NotFound.into());
+        found.pop().ok_or_else(missing)
+    }
+
+    /// The entries of a directory, by name.
+    pub async fn list(&self, path: impl AsRef<Path>) -> Result<Vec<FileEntry>> {
+        self.entries(work::LIST, &[path.as_ref()]).await
+    }
+
+    /// Everything below a directory whose name matches a pattern, in which `*` is any text and `?` one
+    /// byte. Directories that may not be read are left out.
+    pub async fn search(&self, path: impl AsRef<Path>, pattern: &str) -> Result<Vec<FileEntry>> {
+        self.entries(work::SEARCH, &[path.as_ref(), Path::new(pattern)]).await
+    }
+
+    async fn entries(&self, name: &[u8], paths: &[&Path]) -> Result<Vec<FileEntry>> {
+        let mut work = Work::start(self.0, name, paths, Stdin::Null).await?;
+        let mut found = Vec::new();
+        while let Some((_, entry)) = work.next_entry().await? {
+            found.push(entry);
+            if found.len() > MOST_ENTRIES {
+                return Err(Error::invalid(format!("more than {MOST_ENTRIES} files were found"))
+                    .with_remedy("look into fewer directories at a time"));
+            }
+        }
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(found)
+    }
+
+    /// Makes a directory and those above it. One that is there already is as good.
+    pub async fn mkdir(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.act(work::MAKE, &[path.as_ref()]).await
+    }
+
+    /// Removes a file, a link or an empty directory.
+    pub async fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.act(work::REMOVE, &[path.as_ref()]).await
+    }
+
+    /// Removes a file, or a directory with everything in it.
+    pub async fn remove_all(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.act(work::REMOVE_ALL, &[path.as_ref()]).await
+    }
+
+    /// Gives a file another name, in place of what has that name.
+    pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        self.act(work::RENAME, &[from.as_ref(), to.as_ref()]).await
+    }
+
+    async fn act(&self, name: &[u8], paths: &[&Path]) -> Result<()> {
+        Work::start(self.0, name, paths, Stdin::Null).await?.finish().await
+    }
+
+    /// Copies everything below a directory of the host to a directory of the sandbox, which is made
+    /// when it is missing. Links are copied as links; permissions and times of files are kept.
+    pub async fn upload(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Transfer> {
+        tree::upload(self.0, from.as_ref(), to.as_ref()).await
+    }
+
+    /// Copies everything below a directory of the sandbox to a directory of the host, which is made
+    /// when it is missing. Files of the same name are replaced.
+    ///
+    /// Nothing is written outside of that directory, whatever the sandbox says: links are made and
+    /// never followed, set-user-ID bits are dropped, pipes, sockets and devices are left out.
+    pub async fn download(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Transfer> {
+        tree::download(self.0, from.as_ref(), to.as_ref()).await
+    }
+}

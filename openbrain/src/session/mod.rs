@@ -1,0 +1,215 @@
+//! A sandbox that outlives one command.
+
+mod bind;
+mod files;
+mod tree;
+mod work;
+
+pub use self::{
+    files::{FileEntry, FileKind, Files},
+    tree::Transfer,
+};
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use crate::{
+    backend::{Backend, BoxFuture, Running, Session, SessionOrder},
+    error::{Error, ErrorKind, Result},
+    exec::Exec,
+    new_sandbox::NewSandbox,
+    output::{BackendName, Output},
+    process::Process,
+    sandbox::Isolation,
+    spec::{SessionSpec, Spec},
+    units::check_timeout,
+};
+
+/// A sandbox that stays open: what one command leaves, the next one finds.
+///
+/// Files, the environment given at creation and background processes persist from command to command.
+/// Dropping it ends it with everything in it; so do [`Sandbox::kill`], the end of its time and the end
+/// of this process, unless it was [kept](Sandbox::keep). It belongs to the tokio runtime in which it
+/// was created.
+///
+/// ```no_run
+/// # async fn demo() -> openbrain::Result<()> {
+/// use openbrain::{Exec, Sandbox};
+///
+/// let sandbox = Sandbox::builder().create().await?;
+/// sandbox.run(Exec::new("echo hello > greeting")).await?;
+/// let output = sandbox.run(Exec::new("cat greeting")).await?;
+/// assert_eq!(output.stdout_text(), "hello\n");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Sandbox {
+    session: Arc<dyn Session>,
+    spec: SessionSpec,
+    runner: Arc<dyn Runner>,
+}
+
+/// Who starts the commands of a sandbox: it knows what its maker may ask for, and what is recorded.
+pub(crate) trait Runner: Send + Sync {
+    /// Starts a command in a sandbox with this specification.
+    fn spawn<'a>(
+        &'a self,
+        session: &'a Arc<dyn Session>,
+        spec: &'a SessionSpec,
+        exec: Exec,
+    ) -> BoxFuture<'a, Result<Process>>;
+}
+
+impl Sandbox {
+    /// A request for a sandbox with everything left to the settings.
+    pub fn builder() -> NewSandbox {
+        NewSandbox::default()
+    }
+
+    pub(crate) fn new(
+        session: Arc<dyn Session>,
+        spec: SessionSpec,
+        runner: Arc<dyn Runner>,
+    ) -> Self {
+        Self { session, spec, runner }
+    }
+
+    /// Starts a command in the sandbox.
+    ///
+    /// A command that ends by itself leaves its background processes running; one that is killed, by
+    /// its deadline or by its owner, is killed with everything that it has started.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::spawn`](crate::Engine::spawn); `invalid_request` also for options that belong to
+    /// the sandbox (mounts, network, memory), and while it is paused; `sandbox_lost` when it has ended.
+    pub async fn spawn(&self, exec: Exec) -> Result<Process> {
+        self.runner.spawn(&self.session, &self.spec, exec).await
+    }
+
+    /// Runs a command in the sandbox to its end and collects its output.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::spawn`]; `sandbox_lost` also when the sandbox ends while the command runs.
+    pub async fn run(&self, exec: Exec) -> Result<Output> {
+        self.spawn(exec).await?.wait().await
+    }
+
+    /// Name of the sandbox, unique and unguessable.
+    pub fn id(&self) -> &str {
+        self.session.id()
+    }
+
+    /// The name for people, when it was given one.
+    pub fn name(&self) -> Option<&str> {
+        self.spec.name.as_deref()
+    }
+
+    /// The labels that it was given.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.spec.labels
+    }
+
+    /// Where it is.
+    pub fn backend(&self) -> BackendName {
+        self.session.backend()
+    }
+
+    /// The sandbox as a place to run commands, for
+    /// [`Engine::with_backend`](crate::Engine::with_backend). It does not keep the sandbox open.
+    pub fn as_backend(&self) -> Arc<dyn Backend> {
+        Arc::new(Inside(Arc::downgrade(&self.session)))
+    }
+
+    /// What is enforced around everything in it.
+    pub fn isolation(&self) -> &Isolation {
+        self.session.isolation()
+    }
+
+    /// What the caller should know about it that is no error.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.spec.warnings.iter().chain(self.session.warnings()).map(String::as_str)
+    }
+
+    /// Lets the sandbox end in so much time from now, instead of when it would have.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_request` for a time that cannot be meant; `sandbox_lost` when it has ended.
+    pub async fn renew(&self, timeout: Duration) -> Result<()> {
+        self.order(SessionOrder::Renew(check_timeout(timeout)?)).await
+    }
+
+    /// Stops every process in the sandbox. Its time goes on, and so do the deadlines of its commands.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_lost` when it has ended.
+    pub async fn pause(&self) -> Result<()> {
+        self.order(SessionOrder::Pause).await
+    }
+
+    /// Lets every process in the sandbox go on.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_lost` when it has ended.
+    pub async fn resume(&self) -> Result<()> {
+        self.order(SessionOrder::Resume).await
+    }
+
+    /// Ends the sandbox with everything in it; nothing of it is left afterwards. One that has ended
+    /// already is as good.
+    ///
+    /// # Errors
+    ///
+    /// When the end cannot be confirmed.
+    pub async fn kill(&self) -> Result<()> {
+        self.order(SessionOrder::Kill).await
+    }
+
+    /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
+    /// end of this process ends it any more. An embedded one has its network only as long as this
+    /// process lives.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_lost` when it has ended.
+    pub async fn keep(self) -> Result<()> {
+        self.order(SessionOrder::Keep).await
+    }
+
+    async fn order(&self, order: SessionOrder) -> Result<()> {
+        Arc::clone(&self.session).order(order).await
+    }
+}
+
+/// A place to run commands that is there as long as its sandbox.
+#[derive(Debug)]
+struct Inside(Weak<dyn Session>);
+
+impl Backend for Inside {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(async move {
+            let session = self.0.upgrade().ok_or_else(|| {
+                Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+                    .with_remedy("keep the `Sandbox` as long as commands run in it")
+            })?;
+            session.spawn(spec).await
+        })
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("id", &self.id())
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,219 @@
+//! Work on files, as a command that runs inside: the helper itself, which is there in every sandbox.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Sandbox,
+    files::{FileEntry, FileKind},
+};
+use crate::{
+    backend::helper::wire::{self, Entry, work},
+    error::{Error, ErrorKind, Result},
+    event::Event,
+    exec::{Exec, Stdin},
+    output::Status,
+    process::{ChildStdin, Process},
+};
+
+/// The helper, which executes this path until the command takes its place.
+const HELPER: &str = "/proc/self/exe";
+
+/// The longest path that Linux takes (`PATH_MAX`).
+const PATH_MAX: u32 = 4096;
+
+/// The longest piece of a file's content.
+const LONGEST_PIECE: u32 = 64 * 1024;
+
+/// Work that has begun, and what it says.
+pub(super) struct Work {
+    process: Process,
+    what: String,
+    heard: Vec<u8>,
+    /// How much of `heard` was taken.
+    taken: usize,
+    /// What was said on standard error: the name of the program, or that of another one.
+    said: Vec<u8>,
+    is_over: bool,
+}
+
+impl Work {
+    /// Starts work of this name on these paths.
+    pub(super) async fn start(
+        sandbox: &Sandbox,
+        name: &[u8],
+        paths: &[&Path],
+        stdin: Stdin,
+    ) -> Result<Self> {
+        let name = String::from_utf8_lossy(name);
+        let files = String::from_utf8_lossy(work::FILES);
+        let mut argv = vec![HELPER.to_owned(), files.into_owned(), name.clone().into_owned()];
+        for path in paths {
+            argv.push(text(path)?);
+        }
+        let on = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let process = sandbox.spawn(Exec::argv(argv).stdin(stdin)).await?;
+        let what = format!("cannot {name} `{on}` in the sandbox");
+        let (heard, said) = (Vec::new(), Vec::new());
+        Ok(Self { process, what, heard, taken: 0, said, is_over: false })
+    }
+
+    pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.process.take_stdin()
+    }
+
+    /// Waits until there are so many bytes; false when there is nothing more. The end of the work is
+    /// looked at there, so that nothing of a failed one is taken for all of it.
+    async fn fill(&mut self, count: usize) -> Result<bool> {
+        if self.taken > LONGEST_PIECE as usize {
+            self.heard.drain(..self.taken);
+            self.taken = 0;
+        }
+        while self.heard.len() - self.taken < count {
+            if self.is_over {
+                return match self.heard.len() == self.taken {
+                    true => Ok(false),
+                    false => Err(self.garbled()),
+                };
+            }
+            match self.process.next_event().await? {
+                Some(Event::Stdout(bytes)) => self.heard.extend_from_slice(&bytes),
+                Some(Event::Ended(output)) => {
+                    self.is_over = true;
+                    self.check(output.status)?;
+                }
+                Some(Event::Stderr(bytes)) => {
+                    self.said.extend_from_slice(&bytes);
+                    if !work::FILES.starts_with(&self.said) {
+                        return Err(self.no_helper());
+                    }
+                }
+                None => self.is_over = true,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next bytes, exactly so many; none at the end.
+    async fn take(&mut self, count: usize) -> Result<Option<&[u8]>> {
+        if count > 0 && !self.fill(count).await? {
+            return Ok(None);
+        }
+        self.taken += count;
+        Ok(Some(&self.heard[self.taken - count..self.taken]))
+    }
+
+    /// Whatever comes next; none at the end.
+    pub(super) async fn next_bytes(&mut self) -> Result<Option<&[u8]>> {
+        match self.fill(1).await? {
+            true => self.take(self.heard.len() - self.taken).await,
+            false => Ok(None),
+        }
+    }
+
+    /// The next entry; none at the end.
+    pub(super) async fn next_entry(&mut self) -> Result<Option<(Entry, FileEntry)>> {
+        let Some(bytes) = self.take(size_of::<Entry>()).await? else { return Ok(None) };
+        let entry = wire::read::<Entry>(bytes, 0);
+        let sound = |entry: &Entry| entry.path <= PATH_MAX && entry.link <= PATH_MAX;
+        let entry = entry.filter(sound).ok_or_else(|| self.garbled())?;
+        let path = self.take_path(entry.path).await?;
+        let link = self.take_path(entry.link).await?;
+        let kind = kind_of(&entry);
+        let described = FileEntry {
+            path,
+            kind,
+            mode: entry.mode & 0o7777,
+            size: entry.size,
+            modified: time(entry.mtime, entry.mtime_ns),
+            target: (kind == FileKind::Link).then_some(link),
+        };
+        Ok(Some((entry, described)))
+    }
+
+    async fn take_path(&mut self, length: u32) -> Result<PathBuf> {
+        let bytes = self.take(length as usize).await?.map(<[u8]>::to_vec);
+        bytes.map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| self.garbled())
+    }
+
+    /// The next piece of a file's content; none at its end.
+    pub(super) async fn next_piece(&mut self) -> Result<Option<&[u8]>> {
+        let length = self.take(4).await?.and_then(|bytes| wire::read::<u32>(bytes, 0));
+        match length {
+            Some(0) => Ok(None),
+            Some(length @ 1..=LONGEST_PIECE) if self.fill(length as usize).await? => {
+                self.take(length as usize).await
+            }
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// Waits until the work is done, and says whether it was.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        while self.next_bytes().await?.is_some() {}
+        Ok(())
+    }
+
+    fn no_helper(&self) -> Error {
+        Error::unavailable(format!("{}: openbrain's helper does not run there", self.what))
+            .with_remedy(
+                "the image needs a /tmp whose files can be executed, and this machine's \
+                 architecture; run commands such as `cat` and `tar` instead",
+            )
+    }
+
+    /// What the end of the helper means.
+    fn check(&self, status: Status) -> Result<()> {
+        let error = match status {
+            Status::Exited(_) if self.said != work::FILES => return Err(self.no_helper()),
+            Status::Exited(0) => return Ok(()),
+            Status::Exited(errno) => io::Error::from_raw_os_error(errno),
+            Status::TimedOut => io::ErrorKind::TimedOut.into(),
+            Status::Signaled(_) | Status::Cancelled => io::ErrorKind::Interrupted.into(),
+        };
+        Err(failed(&self.what, error))
+    }
+
+    fn garbled(&self) -> Error {
+        Error::new(ErrorKind::Internal, format!("{}: the answer is garbled", self.what))
+            .with_remedy("report this with the output of `openbrain doctor --json`")
+    }
+}
+
+/// A failure about a file.
+pub(super) fn failed(what: &str, error: io::Error) -> Error {
+    Error::new(ErrorKind::FileFailed, what).with_source(error)
+}
+
+fn text(path: &Path) -> Result<String> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= PATH_MAX as usize {
+        return Err(Error::invalid(format!("{path:?} cannot be a path")));
+    }
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::invalid(format!("path {path:?} is not UTF-8"))
+            .with_remedy("work on it by a command, or on the directory that it is in")
+    })
+}
+
+fn kind_of(entry: &Entry) -> FileKind {
+    match entry.kind() {
+        Entry::FILE => FileKind::File,
+        Entry::DIRECTORY => FileKind::Directory,
+        Entry::LINK => FileKind::Link,
+        _ => FileKind::Other,
+    }
+}
+
+/// The time of a file; one that no clock tells is the beginning of 1970.
+fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let since = Duration::new(seconds.unsigned_abs(), nanoseconds.min(999_999_999));
+    let epoch = SystemTime::UNIX_EPOCH;
+    let time = if seconds < 0 { epoch.checked_sub(since) } else { epoch.checked_add(since) };
+    time.unwrap_or(epoch)
+}

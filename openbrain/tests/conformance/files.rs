@@ -1,0 +1,263 @@
+//! The files of a sandbox, from outside.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use openbrain::{ErrorKind, Exec, FileKind, NewSandbox, Result, Sandbox};
+
+use crate::support::Fixture;
+
+async fn shell(sandbox: &Sandbox, script: &str) -> String {
+    let output = sandbox.run(Exec::new(script)).await.unwrap();
+    assert!(output.success(), "{script}: {}", output.stderr_text());
+    output.stdout_text()
+}
+
+/// The reason of a failure about a file.
+fn reason<T: std::fmt::Debug>(result: Result<T>) -> io::ErrorKind {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FileFailed, "{error}");
+    error.io_kind().unwrap()
+}
+
+pub(crate) async fn what_is_written_is_read(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let all: Vec<u8> = (0..=255).collect();
+    for (path, content) in [
+        ("plain", b"text\n".to_vec()),
+        ("/tmp/empty", Vec::new()),
+        ("/tmp/a directory/that is/new/file", all),
+        ("/tmp/long", vec![7; 3 << 20]),
+    ] {
+        files.write(path, content.clone()).await.unwrap();
+        assert_eq!(files.read(path).await.unwrap(), content, "{path}");
+        files.append(path, "more").await.unwrap();
+        assert_eq!(files.stat(path).await.unwrap().size, content.len() as u64 + 4);
+        files.write(path, "less").await.unwrap();
+        assert_eq!(files.read(path).await.unwrap(), b"less");
+    }
+    assert_eq!(shell(&sandbox, "cat plain /workspace/plain").await, "lessless");
+}
+
+pub(crate) async fn what_is_known_of_a_file_is_told(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let script = "mkdir /tmp/d; cd /tmp/d; printf 12345 >file; chmod 640 file; \
+                  touch -d @1000000000.5 file; ln -s 'to nowhere' link; mkfifo pipe; mkdir sub; \
+                  touch 'new\nline'";
+    shell(&sandbox, script).await;
+    let found = sandbox.files().list("/tmp/d").await.unwrap();
+    let told: Vec<_> = found.iter().map(|e| (e.path.to_str().unwrap(), e.kind)).collect();
+    let expected = [
+        ("file", FileKind::File),
+        ("link", FileKind::Link),
+        ("new\nline", FileKind::File),
+        ("pipe", FileKind::Other),
+        ("sub", FileKind::Directory),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!((found[0].size, found[0].mode), (5, 0o640));
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000_000_500);
+    assert_eq!(found[0].modified, time);
+    assert_eq!(found[1].target.as_deref(), Some(Path::new("to nowhere")));
+    let link = sandbox.files().stat("/tmp/d/link").await.unwrap();
+    assert_eq!((link.kind, link.path.as_path()), (FileKind::Link, Path::new("/tmp/d/link")));
+    assert!(sandbox.files().list("/tmp/d/sub").await.unwrap().is_empty());
+}
+
+pub(crate) async fn files_are_made_moved_and_removed(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    files.mkdir("/tmp/a/b/c").await.unwrap();
+    files.mkdir("/tmp/a/b/c").await.unwrap();
+    files.write("/tmp/a/b/c/file", "x").await.unwrap();
+    files.rename("/tmp/a/b/c/file", "/tmp/a/moved").await.unwrap();
+    assert_eq!(shell(&sandbox, "cd /tmp/a; find . | sort").await, ".\n./b\n./b/c\n./moved\n");
+    assert_eq!(reason(files.remove("/tmp/a").await), io::ErrorKind::DirectoryNotEmpty);
+    files.remove("/tmp/a/moved").await.unwrap();
+    files.remove("/tmp/a/b/c").await.unwrap();
+    shell(
+        &sandbox,
+        "mkdir -p /tmp/kept /tmp/a/x/y; touch /tmp/kept/file; ln -s /tmp/kept /tmp/a/x/l",
+    )
+    .await;
+    files.remove_all("/tmp/a").await.unwrap();
+    assert_eq!(shell(&sandbox, "ls /tmp; ls /tmp/kept").await, "kept\nfile\n");
+}
+
+pub(crate) async fn files_are_found_by_name(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    shell(
+        &sandbox,
+        "mkdir -p /tmp/t/deep/er; cd /tmp/t; touch a.rs deep/b.rs deep/er/c.rs deep/rs ab.rsx",
+    )
+    .await;
+    for (pattern, expected) in [
+        ("*.rs", vec!["a.rs", "deep/b.rs", "deep/er/c.rs"]),
+        ("?.rs", vec!["a.rs", "deep/b.rs", "deep/er/c.rs"]),
+        ("*s*", vec!["a.rs", "ab.rsx", "deep/b.rs", "deep/er/c.rs", "deep/rs"]),
+        ("er", vec!["deep/er"]),
+        ("*b*r*", vec!["ab.rsx", "deep/b.rs"]),
+        ("", vec![]),
+    ] {
+        let Ok(found) = sandbox.files().search("/tmp/t", pattern).await else {
+            assert!(pattern.is_empty());
+            continue;
+        };
+        let paths: Vec<_> = found.iter().map(|entry| entry.path.to_str().unwrap()).collect();
+        assert_eq!(paths, expected, "{pattern}");
+    }
+}
+
+pub(crate) async fn what_is_wrong_with_a_file_is_told(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    shell(&sandbox, "mkdir /tmp/d; touch /tmp/f; mkfifo /tmp/pipe; ln -s /tmp/loop /tmp/loop")
+        .await;
+    assert_eq!(reason(files.read("/tmp/none").await), io::ErrorKind::NotFound);
+    assert_eq!(reason(files.read("/tmp/d").await), io::ErrorKind::IsADirectory);
+    assert_eq!(reason(files.read("/tmp/f/x").await), io::ErrorKind::NotADirectory);
+    assert_eq!(reason(files.list("/tmp/f").await), io::ErrorKind::NotADirectory);
+    assert_eq!(reason(files.stat("/tmp/none").await), io::ErrorKind::NotFound);
+    assert_eq!(reason(files.remove("/tmp/none").await), io::ErrorKind::NotFound);
+    assert_eq!(reason(files.mkdir("/tmp/f").await), io::ErrorKind::AlreadyExists);
+    assert_eq!(reason(files.write("/tmp/f/x", "").await), io::ErrorKind::NotADirectory);
+    // Nobody waits for the other end of a pipe.
+    assert_eq!(reason(files.read("/tmp/pipe").await), io::ErrorKind::InvalidInput);
+    assert!(files.write("/tmp/pipe", "x").await.is_err());
+    assert!(files.read("/tmp/loop").await.is_err());
+    let error = files.read("a\0b").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    let error = files.read("x".repeat(5000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    sandbox.kill().await.unwrap();
+    assert_eq!(files.read("/tmp/f").await.unwrap_err().kind(), ErrorKind::SandboxLost);
+}
+
+/// Everything about a tree that a copy keeps.
+fn look(root: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).unwrap().flatten() {
+            let (path, meta) = (entry.path(), entry.path().symlink_metadata().unwrap());
+            let told = if meta.is_dir() {
+                left.push(path.clone());
+                "directory".to_owned()
+            } else if meta.is_symlink() {
+                format!("link {:?}", fs::read_link(&path).unwrap())
+            } else {
+                let content = fs::read(&path).unwrap();
+                format!(
+                    "{:o} {} {:?} {}",
+                    meta.mode(),
+                    meta.mtime(),
+                    content.get(..9),
+                    content.len()
+                )
+            };
+            found.push((path.strip_prefix(root).unwrap().to_owned(), told));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A tree with what is easily lost on the way.
+fn plant(root: &Path) {
+    fs::create_dir_all(root.join("deep/er/still")).unwrap();
+    fs::create_dir(root.join("empty")).unwrap();
+    for (name, content, mode) in [
+        ("script", b"#!/bin/sh\n".to_vec(), 0o755),
+        ("deep/er/still/long", vec![3; 200_000], 0o600),
+        ("deep/nothing", Vec::new(), 0o644),
+        ("odd name\n\t'\"*", b"odd".to_vec(), 0o640),
+    ] {
+        fs::write(root.join(name), content).unwrap();
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
+        fs::File::options().write(true).open(root.join(name)).unwrap().set_modified(time).unwrap();
+    }
+    symlink("../script", root.join("deep/link")).unwrap();
+    symlink("/no/where", root.join("broken")).unwrap();
+}
+
+pub(crate) async fn a_tree_comes_back_as_it_went(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let (there, back) = (f.directory().join("there"), f.directory().join("back"));
+    plant(&there);
+    let sent = sandbox.files().upload(&there, "/tmp/tree").await.unwrap();
+    assert_eq!((sent.entries, sent.bytes, sent.skipped.len()), (10, 200_013, 0));
+    assert_eq!(shell(&sandbox, "cat /tmp/tree/deep/link").await, "#!/bin/sh\n");
+    let got = sandbox.files().download("/tmp/tree", &back).await.unwrap();
+    assert_eq!(got, sent);
+    assert_eq!(look(&back), look(&there));
+    // Once more over what is there.
+    shell(&sandbox, "echo changed >/tmp/tree/script; rm /tmp/tree/broken; mkfifo /tmp/tree/pipe")
+        .await;
+    let again = sandbox.files().download("/tmp/tree", &back).await.unwrap();
+    assert_eq!(again.skipped, [Path::new("pipe")]);
+    assert_eq!(fs::read(back.join("script")).unwrap(), b"changed\n");
+}
+
+pub(crate) async fn a_tree_that_is_not_there_is_told(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let here = f.directory().join("new");
+    let none = sandbox.files().download("/tmp/none", &here).await;
+    assert_eq!(reason(none), io::ErrorKind::NotFound);
+    let none = sandbox.files().upload(f.directory().join("none"), "/tmp/x").await;
+    assert_eq!(reason(none), io::ErrorKind::NotFound);
+    fs::create_dir_all(f.directory().join("some")).unwrap();
+    fs::write(f.directory().join("some/file"), "x").unwrap();
+    shell(&sandbox, "touch /tmp/file").await;
+    let file = sandbox.files().upload(f.directory().join("some"), "/tmp/file").await;
+    assert_eq!(reason(file), io::ErrorKind::AlreadyExists);
+}
+
+/// What a command does meanwhile leads nothing out of the directory that is written to.
+pub(crate) async fn a_tree_that_changes_leads_nowhere(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let (out, beside) = (f.directory().join("out"), f.directory().join("beside"));
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("file"), "untouched").unwrap();
+    let swap = format!(
+        "mkdir -p /tmp/t/d; cd /tmp/t; while :; do \
+         rm -rf d; ln -s {0} d; echo bad >file; rm d; mkdir d; echo bad >d/file; ln -sf {0}/file l; \
+         rm -f l; echo bad >l; done",
+        beside.display()
+    );
+    let swapping = sandbox.spawn(Exec::new(swap)).await.unwrap();
+    for _ in 0..if f.place.is_on_a_server() { 3 } else { 60 } {
+        // A tree that changes may fail to be copied, and no more than that.
+        let _ = sandbox.files().download("/tmp/t", &out).await;
+        let _ = sandbox.files().remove_all("/tmp/t/d").await;
+    }
+    drop(swapping);
+    assert_eq!(fs::read(beside.join("file")).unwrap(), b"untouched");
+    assert_eq!(fs::read_dir(&beside).unwrap().count(), 1);
+}
+
+/// Links lead where they lead for a command inside, and not where they would for the host.
+pub(crate) async fn links_lead_through_the_sandbox(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    fs::write(f.directory().join("secret"), "of the host").unwrap();
+    let secret = f.directory().join("secret");
+    let script = format!(
+        "mkdir /tmp/l; cd /tmp/l; ln -s {} secret; ln -s /proc/1/root root; ln -s /etc/passwd passwd; \
+         ln -s ../../../../../../.. up",
+        secret.display()
+    );
+    shell(&sandbox, &script).await;
+    assert_eq!(reason(files.read("/tmp/l/secret").await), io::ErrorKind::NotFound);
+    assert!(files.read(format!("/tmp/l/up{}", secret.display())).await.is_err());
+    let inside = shell(&sandbox, "cat /etc/passwd").await;
+    assert_eq!(files.read("/tmp/l/passwd").await.unwrap(), inside.as_bytes());
+    assert_ne!(fs::read("/etc/passwd").unwrap(), inside.as_bytes());
+    assert!(files.read(format!("/tmp/l/root{}", secret.display())).await.is_err());
+    assert!(files.write("/tmp/l/passwd", "mine").await.is_err() || f.place.is_on_a_server());
+}
