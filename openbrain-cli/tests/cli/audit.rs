@@ -111,6 +111,29 @@ fn a_start_without_end_is_unknown() {
 }
 
 #[test]
+fn a_killed_openbrain_leaves_a_start() {
+    let place = place();
+    let mut going = place.start(&["exec", "--direct", "echo up; sleep 1000"]);
+    going.wait_for("up");
+    going.signal(rustix::process::Signal::KILL);
+    going.end_unread();
+    let [start] = &records(&place, &[])[..] else { panic!() };
+    assert_eq!(start["type"], "start");
+    assert!(place.run(&["audit"]).code(0).stdout.contains("  unknown  "));
+}
+
+#[test]
+fn an_interrupted_command_has_an_end() {
+    let place = place();
+    let mut going = place.start(&["exec", "--direct", "echo up; exec sleep 1000"]);
+    going.wait_for("up");
+    going.signal(rustix::process::Signal::TERM);
+    going.end();
+    let [_, end] = &records(&place, &[])[..] else { panic!() };
+    assert_eq!(end["type"], "end");
+}
+
+#[test]
 fn commands_are_chosen() {
     let place = place();
     let old = started("exec_1", "2020-01-01T00:00:00.000Z", "rest", "old");

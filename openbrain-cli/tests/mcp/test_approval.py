@@ -16,8 +16,10 @@ def person(decision, asked):
         if decision is None:
             return ElicitResult(action="decline")
         options = str(question.requested_schema)
-        choice = next(option for option in CHOICES if decision in option and option in options)
-        return ElicitResult(action="accept", content={"decision": choice})
+        choices = [option for option in CHOICES if decision in option and option in options]
+        if not choices:
+            return ElicitResult(action="cancel")
+        return ElicitResult(action="accept", content={"decision": choices[0]})
 
     return decide
 
@@ -68,11 +70,14 @@ async def test_a_client_that_cannot_ask_is_refused_with_the_way_out(reach):
 
 
 async def test_always_is_for_exactly_this_command(reach):
-    if reach.era != "legacy":
-        pytest.skip("a client without a session is asked each time")
     reach.home.settings(SETTINGS)
     asked = []
     async with reach.client(elicitation_callback=person("do not ask again", asked)) as client:
+        if (reach.transport, reach.era) == ("http", "auto"):
+            # Nothing ties one request to the next, so the choice is not offered.
+            result = await call(client, "echo a")
+            assert result.is_error and len(asked) == 1
+            return
         await call(client, "echo a")
         await call(client, "echo a")
         assert len(asked) == 1
@@ -119,5 +124,7 @@ async def test_an_agreement_is_good_for_one_call_of_what_was_shown(home):
         assert not result["isError"], result
         assert "error" in post(address, f"echo x >> {witness}", **agreed), "a second time"
         assert witness.read_text() == "x\n"
-        forged = {**agreed, "requestState": agreed["requestState"][:-4] + "AAAA"}
+        state = post(address, f"echo x >> {witness}")["result"]["requestState"]
+        forged = {**agreed, "requestState": state[:-4] + "AAAA"}
         assert "error" in post(address, f"echo x >> {witness}", **forged)
+        assert witness.read_text() == "x\n"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 
+import httpx2
 import pytest
 
 from conftest import MODERN, OPENBRAIN, appears, gone
@@ -92,7 +93,7 @@ async def test_a_wrong_line_is_answered_and_no_end(home):
     pipes.end()
 
 
-@pytest.mark.parametrize("how", ["eof", "term", "kill"])
+@pytest.mark.parametrize("how", ["eof", "hup", "int", "term", "kill"])
 async def test_nothing_is_left_when_the_client_or_the_server_is_gone(home, how):
     pipes = Pipes(home)
     started = home.path / "pid"
@@ -102,7 +103,7 @@ async def test_nothing_is_left_when_the_client_or_the_server_is_gone(home, how):
     if how == "eof":
         pipes.process.stdin.close()
     else:
-        pipes.process.send_signal(signal.SIGTERM if how == "term" else signal.SIGKILL)
+        pipes.process.send_signal(signal.Signals[f"SIG{how.upper()}"])
     pipes.process.wait(10)
     await gone(pid)
 
@@ -132,6 +133,64 @@ async def test_a_client_of_http_that_vanishes_takes_its_command_along(home):
         pid = int(await appears(started))
         curl.kill()
         curl.wait()
+        await gone(pid)
+
+
+class Session:
+    """A session of HTTP, as revisions before 2026-07-28 have it, request by request."""
+
+    def __init__(self, address):
+        self.url = address + "/mcp"
+        accept = "application/json, text/event-stream"
+        self.client = httpx2.Client(headers={"Accept": accept}, timeout=30)
+        answer = self.client.post(self.url, json=INITIALIZE)
+        self.client.headers["Mcp-Session-Id"] = answer.headers["mcp-session-id"]
+        self.client.headers["MCP-Protocol-Version"] = "2025-11-25"
+        self.client.post(self.url, json=INITIALIZED)
+
+    def call(self, tool, **arguments):
+        """The open response of a call."""
+        params = {"name": tool, "arguments": arguments}
+        body = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params}
+        return self.client.stream("POST", self.url, json=body)
+
+    def result(self, tool, **arguments):
+        with self.call(tool, **arguments) as response:
+            lines = [line for line in response.iter_lines() if line.startswith("data: {")]
+        return json.loads(lines[-1].removeprefix("data: "))["result"]["structuredContent"]
+
+
+@pytest.mark.parametrize("left", ["in the call", "with the handle"])
+async def test_a_session_that_is_deleted_takes_its_commands_along(home, left):
+    started = home.path / "pid"
+    command = f"setsid sleep 1000 & echo $! > {started}; wait"
+    with home.serve() as (address, _):
+        session = Session(address)
+        if left == "in the call":
+            with session.call("exec_command", command=command):
+                pid = int(await appears(started))
+                session.client.delete(session.url).raise_for_status()
+        else:
+            assert session.result("exec_command", command=command, background=True)["exec_id"]
+            pid = int(await appears(started))
+            session.client.delete(session.url).raise_for_status()
+        await gone(pid)
+        assert session.client.post(session.url, json=INITIALIZED).status_code == 404
+
+
+async def test_a_handle_that_reaches_nobody_is_no_command_left_running(home):
+    """A stream that closes cancels nothing before 2026-07-28: the client may come back for it."""
+    started, done = home.path / "pid", home.path / "done"
+    with home.serve() as (address, _):
+        session = Session(address)
+        quick = f"echo $$ > {started}; sleep 0.5; echo > {done}"
+        with session.call("exec_command", command=quick):
+            await appears(started)
+        await appears(done)
+        started.unlink()
+        long = f"setsid sleep 1000 & echo $! > {started}; wait"
+        with session.call("exec_command", command=long, yield_seconds=1):
+            pid = int(await appears(started))
         await gone(pid)
 
 

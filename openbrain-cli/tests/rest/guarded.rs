@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     server::Server,
-    support::{Ran, installed, sandboxes},
+    support::{Place, Ran, installed, sandboxes},
 };
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -138,6 +138,33 @@ fn a_token_of_the_settings_is_asked_for_and_never_told() {
     server.get("/health").status(200);
     server.get("/metrics").problem(401, "token_missing");
     assert!(!server.said().contains(TOKEN), "{}", server.said());
+}
+
+#[test]
+fn an_address_that_other_machines_reach_needs_a_token() {
+    let place = Place::new();
+    for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0", "192.0.2.1:80"] {
+        let ran = place.run(&["serve", "--listen", address]).code(125);
+        assert!(ran.stderr.contains("OPENBRAIN_SERVER_TOKEN"), "{ran:#?}");
+    }
+    let server = Server::at("0.0.0.0:0", "", |command| {
+        command.env("OPENBRAIN_SERVER_TOKEN", TOKEN);
+    });
+    let port = server.host().rsplit_once(':').unwrap().1;
+    let url = format!("http://127.0.0.1:{port}/exec");
+    let token = format!("Authorization: Bearer {TOKEN}");
+    assert_eq!(server.curl(&[&url, "-d", TOUCH]).code(0).json()["code"], "token_missing");
+    assert!(!has_run(&server));
+    let ran = server.curl(&[&url, "-d", TOUCH, "-H", &token]).code(0);
+    assert_eq!(ran.json()["success"], true);
+}
+
+#[test]
+fn a_place_that_is_taken_is_named_with_another_one() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ran = Place::new().run(&["serve", "--listen", &address]).code(125);
+    assert!(ran.stderr.contains(&address) && ran.stderr.contains("--listen"), "{ran:#?}");
 }
 
 #[test]

@@ -6,13 +6,17 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use tempfile::TempDir;
 
 use super::{Entry, Line, Log, Record, read};
-use crate::{Caller, Error, Exec, Settings, Surface};
+use crate::{
+    BackendName, Caller, Error, Exec, Isolation, Settings, Surface, output,
+    process::{self, Facts, Observer},
+};
 
 /// A log of its own.
 struct Place {
@@ -310,8 +314,35 @@ fn cost_of_a_start_and_an_end() {
     let exec = Exec::new("make -j4 all").sandbox().env("A", "b");
     let times = 20_000;
     let begun = std::time::Instant::now();
+    let id = "exec_0123456789abcdef0123456789abcdef";
+    let words = |prefix: &str| (0..8).map(|n| format!("{prefix}_number_{n}")).collect::<Vec<_>>();
+    let facts = Facts {
+        exec_id: id.into(),
+        backend: BackendName::Embedded,
+        sandbox_id: None,
+        isolation: Isolation {
+            namespaces: words("namespace"),
+            layers: words("layer"),
+            limits: words("limit").into_iter().map(|name| (name, "cgroup v2".into())).collect(),
+            ..Isolation::none()
+        },
+        warnings: Vec::new(),
+        started_at: SystemTime::now(),
+    };
     for _ in 0..times {
-        drop(start(&log, "exec_0123456789abcdef0123456789abcdef", &exec).unwrap());
+        let entry = Box::new(start(&log, id, &exec).unwrap());
+        let warning = entry.ended(
+            &facts,
+            process::End {
+                outcome: process::Outcome::Ended(output::Status::Exited(0)),
+                duration: Duration::from_millis(5),
+                bytes: [100, 0],
+                truncated: Some([false; 2]),
+                denials: 0,
+                warnings: Vec::new(),
+            },
+        );
+        assert_eq!(warning, None);
     }
     let each = begun.elapsed() / times;
     println!("{each:?} for each start and end");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use openbrain::{
-    Caller, Engine, Error, ErrorKind, Exec, Mount, MountMode, Output, Settings, Surface,
+    Caller, Engine, Error, ErrorKind, Exec, Mount, MountMode, Output, Sandbox, Settings, Surface,
     settings::AuditedExecs,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -148,4 +148,54 @@ fn a_directory_that_turns_into_a_link_never_shows_what_is_outside() {
     });
     println!("{right} right, {refused} refused");
     assert!(refused > 0, "the link was never there when somebody looked");
+}
+
+/// An OpenSandbox server gets a path as text: no link may be in it, wherever it leads. The server is
+/// not asked for anything before.
+#[test]
+fn a_server_gets_no_path_with_a_link() {
+    let place = Place::new();
+    let work = place.work();
+    symlink("/etc", work.join("etc")).unwrap();
+    symlink("sub", work.join("near")).unwrap();
+    let mut settings = Settings::default();
+    settings.audit.execs = AuditedExecs::None;
+    settings.server.allowed_mounts = vec![work.clone()];
+    // Nobody listens there.
+    settings.security.sandbox.server_url = Some("http://127.0.0.1:1".into());
+    let engine = Engine::new(settings).for_caller(Caller::new(Surface::Mcp));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let kind = |path: &Path| {
+        let mount = Mount::new(path, "/seen", MountMode::Ro);
+        let open = engine.create(Sandbox::builder().mount_at(mount.clone()));
+        let open = runtime.block_on(open).unwrap_err().kind();
+        let exec = Exec::new("true").sandbox().mount_at(mount);
+        assert_eq!(engine.run_blocking(exec).unwrap_err().kind(), open, "{path:?}");
+        open
+    };
+    for name in ["etc", "near", "etc/ssl"] {
+        assert_eq!(kind(&work.join(name)), ErrorKind::PolicyDenied, "{name}");
+    }
+    assert_eq!(kind(&work.join("sub")), ErrorKind::SandboxUnavailable);
+}
+
+/// A sandbox that stays open sees no more than one for a command.
+#[test]
+fn an_open_sandbox_of_a_caller_follows_no_link_out() {
+    let place = Place::new();
+    let work = place.work();
+    symlink(place.outside(), work.join("out")).unwrap();
+    let engine = engine(Some(&work), &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let open = |path: PathBuf| {
+        runtime.block_on(async {
+            let mount = Mount::new(path, "/seen", MountMode::Ro);
+            let sandbox = engine.create(Sandbox::builder().mount_at(mount)).await?;
+            let output = sandbox.run(Exec::new("cat /seen/*")).await?;
+            sandbox.kill().await?;
+            Ok::<_, Error>(output.stdout_text())
+        })
+    };
+    assert_eq!(open(work.join("sub")).unwrap(), "deep");
+    assert_eq!(open(work.join("out")).unwrap_err().kind(), ErrorKind::PolicyDenied);
 }

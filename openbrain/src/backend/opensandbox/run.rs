@@ -33,7 +33,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     output::{BackendName, Resources, Status},
-    spec::{Place, ServerSpec, Spec},
+    spec::{Place, SandboxSpec, ServerSpec, Spec},
 };
 
 /// How long the result waits for the sandbox to be deleted. The deletion goes on after that.
@@ -52,12 +52,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
     };
     // Everything that can be refused here is, before the server is asked for anything.
     let job = Job::new(spec)?;
-    if let Some(roots) = &sandbox.within {
-        // The server opens what these texts name when it comes to it: see docs/SECURITY.md.
-        let mounts = sandbox.mounts.iter().map(|mount| &mount.source);
-        let mut paths = mounts.chain(&sandbox.expose);
-        paths.try_for_each(|path| contained::check_text(path, roots))?;
-    }
+    check_paths(sandbox)?;
     let run = random_name();
     let request = create::request(&spec.limits, sandbox, server, &run)?;
     let policy = request.network_policy.clone();
@@ -96,6 +91,14 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
             Err(error)
         }
     }
+}
+
+/// Refuses host paths of somebody else's request that have a link in them. The server opens what these
+/// texts name when it comes to it: see docs/SECURITY.md.
+pub(super) fn check_paths(sandbox: &SandboxSpec) -> Result<()> {
+    let Some(roots) = &sandbox.within else { return Ok(()) };
+    let mounts = sandbox.mounts.iter().map(|mount| &mount.source);
+    mounts.chain(&sandbox.expose).try_for_each(|path| contained::check_text(path, roots))
 }
 
 pub(super) fn connection(server: &ServerSpec) -> Connection {

@@ -24,7 +24,7 @@ use super::{
     keeper::Lease,
     link::{End, Letters, explain},
     ready,
-    run::{DIRECTORY, Started, connection, pass_on, random_name, start},
+    run::{DIRECTORY, Started, check_paths, connection, pass_on, random_name, start},
 };
 use crate::{
     backend::{
@@ -45,6 +45,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
     let Place::Opensandbox(sandbox, server) = &spec.place else {
         return Err(Error::unavailable("the request is not for an OpenSandbox server"));
     };
+    check_paths(sandbox)?;
     let request = create::session_request(spec, sandbox, server, &random_name())?;
     let policy = request.network_policy.clone();
     let connection = connection(server);
