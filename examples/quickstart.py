@@ -12,7 +12,7 @@ from openbrain import Ended, Exec, Stderr, Stdout
 
 def one_line() -> None:
     """A command in a sandbox: its own files, its own processes, no network."""
-    result = openbrain.exec("pwd; id -u; ls -A ~ | wc -l", sandbox=True, network=False, timeout=60)
+    result = openbrain.exec("pwd; ls -A ~ | wc -l", sandbox=True, network=False, timeout=60)
     print("1.", result.status, result.stdout.split(), result.isolation.level)
 
 
