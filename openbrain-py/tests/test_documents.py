@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import openbrain
 import pytest
+
+import openbrain
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
