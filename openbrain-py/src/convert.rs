@@ -1,6 +1,6 @@
 //! Between Python's values and those of the library, by way of what serde makes of both.
 
-use openbrain::{Event, Exec, Output, Stdin};
+use openbrain::{Event, Exec, NewSandbox, Output, Stdin};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyErr, PyResult, Python,
     exceptions::PyTypeError,
@@ -27,6 +27,12 @@ pub(crate) fn request(
         exec.stdin = Stdin::Bytes(bytes.into());
     }
     Ok(exec)
+}
+
+/// The request for a sandbox that stays open: a dict with the names of the JSON request.
+pub(crate) fn new_sandbox(py: Python<'_>, fields: &Bound<'_, PyDict>) -> PyResult<NewSandbox> {
+    let fields = Value::Object(object(fields)?);
+    serde_json::from_value(fields).map_err(|error| Failure::Request(error.to_string()).raise(py))
 }
 
 /// The fields of a result as a dict, and the exact bytes of its two streams.

@@ -20,21 +20,27 @@ impl Failure {
         match &self {
             Self::Library(error) => {
                 let (retryable, remedy) = (error.retryable(), error.remedy());
-                exception(py, (error.code(), error.to_string(), retryable, remedy))
+                let io_kind = error.io_kind().map(|kind| format!("{kind:?}"));
+                exception(py, (error.code(), error.to_string(), retryable, remedy, io_kind))
             }
             Self::Request(message) => {
-                exception(py, ("invalid_request", message.clone(), false, None))
+                exception(py, ("invalid_request", message.clone(), false, None, None))
             }
-            Self::Gone(message) => exception(py, ("internal", (*message).into(), false, None)),
+            Self::Gone(message) => {
+                exception(py, ("internal", (*message).into(), false, None, None))
+            }
             Self::System(error) => {
                 let message = format!("cannot prepare the call: {error}");
-                exception(py, ("resource_exhausted", message, true, None))
+                exception(py, ("resource_exhausted", message, true, None, None))
             }
         }
     }
 }
 
-fn exception(py: Python<'_>, error: (&str, String, bool, Option<&str>)) -> PyErr {
+/// Code, message, whether it may go away, remedy, and what the system said.
+type Facts<'a> = (&'a str, String, bool, Option<&'a str>, Option<String>);
+
+fn exception(py: Python<'_>, error: Facts<'_>) -> PyErr {
     let made = py
         .import("openbrain.errors")
         .and_then(|errors| errors.getattr("make"))

@@ -13,6 +13,7 @@ mod failure;
 mod pending;
 mod process;
 mod runtime;
+mod sandbox;
 mod verbs;
 
 use pyo3::pymodule;
@@ -28,6 +29,7 @@ mod _openbrain {
         pending::Pending,
         process::Process,
         runtime::shutdown,
+        sandbox::{Sandbox, create},
         verbs::{run, spawn},
     };
 }

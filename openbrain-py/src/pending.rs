@@ -8,7 +8,7 @@ use std::{
 };
 
 use openbrain::{Event, Output};
-use pyo3::{Py, PyAny, PyResult, Python, pyclass, pymethods};
+use pyo3::{Py, PyAny, PyResult, Python, pyclass, pymethods, types::PyBytes};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
@@ -20,6 +20,7 @@ use crate::{
     failure::Failure,
     process::Process,
     runtime::{self, TICK},
+    sandbox::Sandbox,
 };
 
 /// What comes of something that was asked for.
@@ -28,6 +29,12 @@ pub(crate) enum Answer {
     Output(Box<Output>),
     /// A command that was started.
     Process(Box<openbrain::Process>),
+    /// A sandbox that stays open.
+    Sandbox(Box<openbrain::Sandbox>),
+    /// The content of a file.
+    Bytes(Vec<u8>),
+    /// Something that serde can write.
+    Value(serde_json::Value),
     /// The next event of a command; none after its end.
     Event(Option<Event>),
     /// It was done.
@@ -133,6 +140,13 @@ impl Pending {
         match answer.map_err(|failure| failure.raise(py))? {
             Answer::Output(output) => convert::output(py, *output),
             Answer::Process(process) => Py::new(py, Process::new(py, *process)?).map(Py::into_any),
+            Answer::Sandbox(sandbox) => {
+                let sandbox = Sandbox::new(py, *sandbox);
+                let sandbox = sandbox.map_err(|error| Failure::from(error).raise(py))?;
+                Py::new(py, sandbox).map(Py::into_any)
+            }
+            Answer::Bytes(bytes) => Ok(PyBytes::new(py, &bytes).into_any().unbind()),
+            Answer::Value(value) => convert::encode(py, &value),
             Answer::Event(event) => convert::event(py, event),
             Answer::Done => Ok(py.None()),
         }

@@ -2,7 +2,7 @@
 
 use std::{env, pin::pin, time::Duration};
 
-use openbrain::{Engine, Exec, Process};
+use openbrain::{Engine, Process};
 use pyo3::{Bound, PyResult, Python, pyfunction, types::PyDict};
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ pub(crate) fn run(
     let exec = convert::request(py, request, stdin)?;
     let engine = engine(py)?;
     Pending::start(py, |stop| async move {
-        let process = started(&engine, exec, &stop).await?;
+        let process = started(engine.spawn(exec), &stop).await?;
         wait(process, &stop).await
     })
 }
@@ -43,7 +43,7 @@ pub(crate) fn spawn(
     let exec = convert::request(py, request, stdin)?;
     let engine = engine(py)?;
     Pending::start(py, |stop| async move {
-        let process = started(&engine, exec, &stop).await?;
+        let process = started(engine.spawn(exec), &stop).await?;
         Ok(Answer::Process(Box::new(process)))
     })
 }
@@ -64,8 +64,11 @@ pub(crate) async fn wait(process: Process, stop: &Stop) -> Result<Answer, Failur
 }
 
 /// Starts a command, and does not leave one behind that nobody wants.
-async fn started(engine: &Engine, exec: Exec, stop: &Stop) -> Result<Process, Failure> {
-    let mut start = pin!(engine.spawn(exec));
+pub(crate) async fn started(
+    start: impl Future<Output = openbrain::Result<Process>>,
+    stop: &Stop,
+) -> Result<Process, Failure> {
+    let mut start = pin!(start);
     tokio::select! {
         biased;
         process = &mut start => return Ok(process?),
@@ -81,7 +84,7 @@ async fn started(engine: &Engine, exec: Exec, stop: &Stop) -> Result<Process, Fa
 
 /// The engine with the settings and the variables of this moment. Both read the environment, which
 /// no other thread of Python changes while this one holds the interpreter.
-fn engine(py: Python<'_>) -> PyResult<Engine> {
+pub(crate) fn engine(py: Python<'_>) -> PyResult<Engine> {
     let engine = Engine::load().map_err(|error| Failure::from(error).raise(py))?;
     Ok(engine.with_environment(env::vars_os()))
 }

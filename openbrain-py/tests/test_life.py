@@ -63,7 +63,7 @@ def test_ctrl_c_kills_the_tree_and_is_raised(
     python: Python, mark: str, verb: str, sandbox: bool
 ) -> None:
     """Every time the tree is dead; and it is soon, but for what a busy machine adds."""
-    late_ms = []
+    late_ms: list[float] = []
     while not late_ms or (late_ms[-1] >= PROMISED_MS and len(late_ms) < ATTEMPTS):
         late_ms.append(_interrupt(python, mark, verb, sandbox))
     assert min(late_ms) < PROMISED_MS, late_ms

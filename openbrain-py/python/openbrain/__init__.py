@@ -12,6 +12,7 @@ fails is a value; `check=True` makes it an exception.
 
 - `exec` and `exec_async` run a command to its end.
 - `Exec` is the same as a builder, and can stream and spawn.
+- `Sandbox` is a sandbox that stays open for many commands.
 - `openbrain.errors` has what they raise: every exception is an `OpenbrainError`.
 """
 
@@ -22,9 +23,11 @@ import atexit
 from . import errors
 from ._openbrain import __version__, shutdown
 from .errors import OpenbrainError
+from .files import FileEntry, Files, Transfer
 from .output import Denial, Isolation, NetworkUse, Output, Resources
 from .process import AsyncStream, Ended, Event, Process, Stderr, Stdout, Stream
 from .request import INHERIT, PIPE, Exec, Mount, exec, exec_async
+from .sandbox import Sandbox, Volume
 
 __all__ = [
     "INHERIT",
@@ -34,6 +37,8 @@ __all__ = [
     "Ended",
     "Event",
     "Exec",
+    "FileEntry",
+    "Files",
     "Isolation",
     "Mount",
     "NetworkUse",
@@ -41,9 +46,12 @@ __all__ = [
     "Output",
     "Process",
     "Resources",
+    "Sandbox",
     "Stderr",
     "Stdout",
     "Stream",
+    "Transfer",
+    "Volume",
     "__version__",
     "errors",
     "exec",

@@ -37,7 +37,12 @@ __all__ = [
     "OpenbrainError",
     "PolicyDeniedError",
     "ResourceExhaustedError",
+    "SandboxFileExistsError",
+    "SandboxFileNotFoundError",
+    "SandboxFilePermissionError",
+    "SandboxIsADirectoryError",
     "SandboxLostError",
+    "SandboxNotADirectoryError",
     "SandboxUnavailableError",
 ]
 
@@ -110,6 +115,26 @@ class FileFailedError(OpenbrainError, OSError):
     """A file of a sandbox is missing, in the way or not permitted."""
 
     code = "file_failed"
+
+
+class SandboxFileNotFoundError(FileFailedError, FileNotFoundError):
+    """A file of a sandbox, or a directory above it, is missing."""
+
+
+class SandboxFilePermissionError(FileFailedError, PermissionError):
+    """A file of a sandbox is not permitted."""
+
+
+class SandboxFileExistsError(FileFailedError, FileExistsError):
+    """A file of a sandbox is in the way."""
+
+
+class SandboxIsADirectoryError(FileFailedError, IsADirectoryError):
+    """A file of a sandbox is a directory."""
+
+
+class SandboxNotADirectoryError(FileFailedError, NotADirectoryError):
+    """A file of a sandbox is no directory."""
 
 
 class ResourceExhaustedError(OpenbrainError, OSError):
@@ -191,10 +216,25 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
 )
 
 
-def make(code: str, message: str, retryable: bool, remedy: str | None) -> OpenbrainError:
+# By the name of Rust's `std::io::ErrorKind`.
+_FILES: dict[str | None, type[FileFailedError]] = {
+    "NotFound": SandboxFileNotFoundError,
+    "PermissionDenied": SandboxFilePermissionError,
+    "AlreadyExists": SandboxFileExistsError,
+    "IsADirectory": SandboxIsADirectoryError,
+    "NotADirectory": SandboxNotADirectoryError,
+}
+
+
+def make(
+    code: str, message: str, retryable: bool, remedy: str | None, io_kind: str | None
+) -> OpenbrainError:
     """The exception for an error of the library. A code of a newer library is the base itself."""
     known = (kind for kind in _CLASSES if kind.code == code)
-    error = next(known, OpenbrainError)(message)
+    kind = next(known, OpenbrainError)
+    if kind is FileFailedError:
+        kind = _FILES.get(io_kind, kind)
+    error = kind(message)
     error.code, error.retryable, error.remedy = code, retryable, remedy
     if remedy:
         error.add_note(f"hint: {remedy}")

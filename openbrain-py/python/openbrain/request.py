@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ._openbrain import run, spawn
+from . import _openbrain as native  # pyright: ignore[reportPrivateUsage]
 from .output import Output
 from .process import AsyncStream, Process, Stream
 from .record import Record, short
@@ -14,10 +14,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
-    from typing import Any, Final, Literal, Self, TypeAlias
+    from typing import Any, Final, Literal, Protocol, Self, TypeAlias
+
+    from ._openbrain import Pending
+    from ._openbrain import Process as Native
 
     _Path: TypeAlias = str | os.PathLike[str]
     _Command: TypeAlias = str | Sequence[_Path]
+
+    class _Place(Protocol):
+        """Where commands are run: the native module, or a native sandbox."""
+
+        def run(
+            self, request: dict[str, Any], stdin: bytes | None
+        ) -> Pending[tuple[dict[str, Any], bytes, bytes]]: ...
+        def spawn(self, request: dict[str, Any], stdin: bytes | None) -> Pending[Native]: ...
+
 
 __all__ = ["INHERIT", "PIPE", "Exec", "Mount", "exec", "exec_async"]
 
@@ -91,7 +103,7 @@ class Exec:
             without a shell.
     """
 
-    __slots__ = ("_args", "_fields", "_stdin")
+    __slots__ = ("_args", "_fields", "_place", "_stdin")
 
     def __init__(self, command: _Command) -> None:
         if isinstance(command, str):
@@ -102,6 +114,7 @@ class Exec:
             self._args = tuple(os.fspath(part) for part in command)
         self._fields: dict[str, Any] = {"command": self._args}
         self._stdin: bytes | None = None
+        self._place: _Place = native
 
     @classmethod
     def script(cls, source: str, language: str | None = None) -> Exec:
@@ -132,7 +145,7 @@ class Exec:
         Args:
             timeout: Seconds or a `timedelta`; `None` for the default of the settings.
         """
-        return self._with(timeout=_seconds(timeout))
+        return self._with(timeout=seconds(timeout))
 
     def workdir(self, path: _Path) -> Exec:
         """Sets the working directory."""
@@ -140,7 +153,7 @@ class Exec:
 
     def env(self, name: str, value: str) -> Exec:
         """Sets an environment variable."""
-        return self._with(env={**self._fields.get("env", {}), **_environment({name: value})})
+        return self._with(env={**self._fields.get("env", {}), **environment({name: value})})
 
     def stdin(self, source: bytes | str | os.PathLike[str] | Stdin) -> Exec:
         """Says what the command reads.
@@ -175,7 +188,7 @@ class Exec:
             mode: What happens to writes, `rw` unless given.
         """
         if target is None and mode is None:
-            return self._add("mounts", _mount(source))
+            return self._add("mounts", mount_form(source))
         if isinstance(source, Mount):
             raise TypeError("a `Mount` has its target and mode already")
         return self._add("mounts", Mount(source, target or "/workspace", mode or "rw").to_dict())
@@ -249,7 +262,7 @@ class Exec:
         Raises:
             OpenbrainError: The command could not be run.
         """
-        return self._output(wait(run(self._fields, self._stdin)), check)
+        return self._output(wait(self._place.run(self._fields, self._stdin)), check)
 
     async def run_async(self, *, check: bool = False) -> Output:
         r"""As `run`. Cancelling it kills the command with everything that it started.
@@ -258,15 +271,15 @@ class Exec:
         >>> asyncio.run(openbrain.Exec("echo hello").run_async()).stdout
         'hello\n'
         """
-        return self._output(await wait_async(run(self._fields, self._stdin)), check)
+        return self._output(await wait_async(self._place.run(self._fields, self._stdin)), check)
 
     def spawn(self) -> Process:
         """Starts the command and returns its running process."""
-        return Process(wait(spawn(self._fields, self._stdin)), self._args)
+        return Process(wait(self._place.spawn(self._fields, self._stdin)), self._args)
 
     async def spawn_async(self) -> Process:
         """As `spawn`."""
-        return Process(await wait_async(spawn(self._fields, self._stdin)), self._args)
+        return Process(await wait_async(self._place.spawn(self._fields, self._stdin)), self._args)
 
     def stream(self) -> Stream:
         """The events of the command, which starts with the first of them."""
@@ -293,6 +306,7 @@ class Exec:
     def _with(self, **fields: Any) -> Self:
         changed = object.__new__(type(self))
         changed._args = self._args
+        changed._place = self._place
         changed._stdin = None if "stdin" in fields else self._stdin
         kept = {
             name: value for name, value in {**self._fields, **fields}.items() if value is not None
@@ -364,7 +378,7 @@ def exec(
         OpenbrainError: The command could not be run.
     """
     options = {name: value for name, value in locals().items() if name not in ("command", "check")}
-    return _build(command, **options).run(check=check)
+    return build(command, **options).run(check=check)
 
 
 async def exec_async(
@@ -393,20 +407,20 @@ async def exec_async(
     'hello\n'
     """
     options = {name: value for name, value in locals().items() if name not in ("command", "check")}
-    return await _build(command, **options).run_async(check=check)
+    return await build(command, **options).run_async(check=check)
 
 
-def _build(
+def build(
     command: _Command | Exec,
     *,
-    timeout: float | timedelta | None,
-    workdir: _Path | None,
-    env: Mapping[str, str] | None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None,
-    mounts: _Path | Mount | Iterable[_Path | Mount],
-    expose: _Path | Iterable[_Path],
-    network: bool | None,
-    tty: tuple[int, int] | None,
+    timeout: float | timedelta | None = None,
+    workdir: _Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
+    expose: _Path | Iterable[_Path] = (),
+    network: bool | None = None,
+    tty: tuple[int, int] | None = None,
     **plain: Any,
 ) -> Exec:
     """The request of the keywords; those that are `None` or empty leave it as it is."""
@@ -414,11 +428,11 @@ def _build(
     if stdin is not None:
         exec = exec.stdin(stdin)
     given: dict[str, Any] = {
-        "timeout": _seconds(timeout),
+        "timeout": seconds(timeout),
         "workdir": None if workdir is None else os.fspath(workdir),
-        "env": _environment(env or {}) or None,
-        "mounts": [_mount(mount) for mount in _several(mounts)] or None,
-        "expose": [os.fspath(path) for path in _several(expose)] or None,
+        "env": environment(env or {}) or None,
+        "mounts": [mount_form(mount) for mount in several(mounts)] or None,
+        "expose": [os.fspath(path) for path in several(expose)] or None,
         "allow_network": network,
         "tty": None if tty is None else {"rows": tty[0], "cols": tty[1]},
         **{name: _plain(value) for name, value in plain.items()},
@@ -426,27 +440,37 @@ def _build(
     return exec._with(**{name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportPrivateUsage]
 
 
-def _seconds(timeout: float | timedelta | None) -> float | None:
+def placed(exec: Exec, place: _Place) -> Exec:
+    """The same request, to be run there."""
+    moved = exec._with()  # pyright: ignore[reportPrivateUsage]
+    moved._place = place  # pyright: ignore[reportPrivateUsage]
+    return moved
+
+
+def seconds(timeout: float | timedelta | None) -> float | None:
+    """A time as the native module takes it."""
     if timeout is None or isinstance(timeout, (int, float)):
         return timeout
     return timeout.total_seconds()
 
 
-def _environment(env: Mapping[str, str]) -> dict[str, str]:
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables, each of them a text; the value of one that is not is not shown."""
     for name, value in env.items():
         if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"the value of the variable {name!r} is not a text")
     return dict(env)
 
 
-def _mount(mount: _Path | Mount) -> str | dict[str, Any]:
+def mount_form(mount: _Path | Mount) -> str | dict[str, Any]:
+    """A mount as the request has it."""
     if isinstance(mount, Mount):
         return mount.to_dict()
     # A path object is a path, whatever is in it; a text may say more.
     return mount if isinstance(mount, str) else Mount(mount).to_dict()
 
 
-def _several(paths: Any) -> Iterable[Any]:
+def several(paths: Any) -> Iterable[Any]:
     """One path is as good as a list of one; a text is never meant as its characters."""
     return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
 

@@ -1,0 +1,240 @@
+"""Sandboxes that stay open."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import alive, sleeper, until
+
+import openbrain
+from openbrain import Exec, Sandbox, Volume, errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_what_one_command_leaves_the_next_one_finds() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        sandbox.exec("echo one > file; sleep 600 & echo $! > pid")
+        assert sandbox.exec("cat file; kill -0 $(cat pid)", check=True).stdout == "one\n"
+        assert sandbox.backend == "embedded"
+        assert sandbox.isolation.level == "namespaces"
+        assert sandbox.exec("true").sandbox_id == sandbox.id
+
+
+def test_the_documented_lines(tmp_path: Path) -> None:
+    """The image is the server's: the embedded engine refuses one, and says so."""
+
+    async def main() -> None:
+        volumes = [Volume(container_path="/workspace", host_path=tmp_path)]
+        sandbox = await Sandbox.create(volumes=volumes, timeout=timedelta(minutes=10))
+        result = await sandbox.exec_async("echo hello > greeting; pwd")
+        assert result.stdout == "/workspace\n"
+        await sandbox.kill_async()
+        with pytest.raises(errors.OpenbrainError, match="image"):
+            await Sandbox.create(
+                "opensandbox/code-interpreter:v1.0.1", timeout=timedelta(minutes=5)
+            )
+
+    asyncio.run(main())
+    assert (tmp_path / "greeting").read_text() == "hello\n"
+
+
+def test_a_volume_may_be_read_only(tmp_path: Path) -> None:
+    volume = Volume(container_path="/data", host_path=tmp_path, read_only=True)
+    with Sandbox(network=False, volumes=[volume], mounts=f"{tmp_path}:/other:overlay") as sandbox:
+        assert not sandbox.exec("touch /data/file").success
+        assert sandbox.exec("touch /other/file").success
+    assert list(tmp_path.glob("file")) == []
+
+
+def test_async_with_ends_it(mark: str) -> None:
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False, name="mine", labels={"a": "b"}) as sandbox:
+            assert (sandbox.name, sandbox.labels) == ("mine", {"a": "b"})
+            await sandbox.exec_async(f"{sleeper(mark)} >/dev/null 2>&1 & true")
+            assert alive(mark)
+        assert alive(mark) == []
+        with pytest.raises(ConnectionError):
+            await sandbox.exec_async("true")
+
+    asyncio.run(main())
+
+
+def test_every_keyword_reaches_a_command() -> None:
+    with Sandbox(network=False, env={"OUTER": "o"}, workdir="/tmp") as sandbox:
+        result = sandbox.exec("pwd; echo $OUTER$INNER; cat", env={"INNER": "i"}, stdin="text")
+        assert result.stdout == "/tmp\noi\ntext"
+        assert sandbox.exec("sleep 60", timeout=0.1).timed_out
+        assert sandbox.exec(["pwd"], workdir="/usr").stdout == "/usr\n"
+        assert sandbox.exec("echo $0", shell="bash").stdout == "bash\n"
+        assert sandbox.exec("stty size", tty=(30, 90)).stdout == "30 90\r\n"
+        with pytest.raises(errors.CommandFailedError):
+            sandbox.exec("exit 3", check=True)
+        with pytest.raises(ValueError, match="sandbox"):
+            sandbox.exec(Exec("true").mount("/tmp"))
+
+
+def test_commands_stream_and_are_spawned() -> None:
+    with Sandbox(network=False) as sandbox:
+        events = list(sandbox.command("echo one").env("A", "b").stream())
+        assert events[0] == openbrain.Stdout(data=b"one\n", text="one\n")
+        with sandbox.command("cat").stdin(openbrain.PIPE).spawn() as process:
+            process.write("hello")
+            assert process.wait().stdout == "hello"
+        assert sandbox.exec("echo still here").success
+
+
+def test_cancelling_a_command_leaves_the_sandbox(mark: str) -> None:
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False) as sandbox:
+            task = asyncio.create_task(sandbox.exec_async(sleeper(mark)))
+            while len(alive(mark)) < 3:
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert alive(mark) == []
+            assert (await sandbox.exec_async("echo alive")).stdout == "alive\n"
+
+    asyncio.run(main())
+
+
+def test_pausing_stops_and_resuming_goes_on() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        sandbox.pause()
+        with pytest.raises(errors.InvalidRequestError, match="paused"):
+            sandbox.exec("true")
+        sandbox.resume()
+        assert sandbox.exec("true").success
+        sandbox.renew(timedelta(minutes=5))
+        with pytest.raises(ValueError, match="timeout"):
+            sandbox.renew(0)
+
+
+def test_its_time_ends_it(mark: str) -> None:
+    sandbox = Sandbox(timeout=0.5, network=False)
+    sandbox.open()
+    sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
+    assert until(lambda: not alive(mark))
+
+
+def test_dropping_ends_it(mark: str) -> None:
+    sandbox = Sandbox(timeout=60, network=False)
+    sandbox.open()
+    sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
+    assert alive(mark)
+    del sandbox
+    gc.collect()
+    assert until(lambda: not alive(mark))
+
+
+@pytest.mark.parametrize("open", ["Sandbox(network=False)", "asyncio.run(Sandbox.create())"])
+def test_the_interpreter_ends_with_an_open_sandbox(
+    python: Callable[..., subprocess.Popen[str]], mark: str, open: str
+) -> None:
+    child = python(
+        f"""
+import asyncio, sys
+from openbrain import Sandbox
+sandbox = {open}
+if sandbox._native is None:
+    sandbox.open()
+sandbox.exec(sys.argv[1])
+""",
+        f"{sleeper(mark)} >/dev/null 2>&1 & true",
+    )
+    assert child.communicate(timeout=20) == ("", "")
+    assert until(lambda: not alive(mark))
+
+
+def test_a_forked_child_has_no_say_in_it(python: Callable[..., subprocess.Popen[str]]) -> None:
+    child = python("""
+import os
+import openbrain
+with openbrain.Sandbox(network=False) as sandbox:
+    child = os.fork()
+    if child == 0:
+        try:
+            sandbox.exec("true")
+        except openbrain.OpenbrainError as error:
+            print(error, flush=True)
+        del sandbox
+        with openbrain.Sandbox(network=False) as own:
+            print(own.exec("echo own").stdout, end="", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(sandbox.exec("echo parent").stdout, end="")
+""")
+    message = "the sandbox belongs to the process that this one was forked from"
+    assert child.communicate(timeout=20) == (f"{message}\nown\nparent\n", "")
+
+
+def test_one_that_is_not_open_says_so() -> None:
+    sandbox = Sandbox()
+    assert repr(sandbox) == "<Sandbox, not open>"
+    with pytest.raises(RuntimeError, match="not open"):
+        sandbox.exec("true")
+    with sandbox, pytest.raises(RuntimeError, match="open already"):
+        sandbox.open()
+
+
+def test_files(tmp_path: Path) -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        files = sandbox.files
+        files.write("a/one", "text")
+        files.append("a/one", b"\xff")
+        assert files.read("a/one") == b"text\xff"
+        entry = files.stat("a/one")
+        assert (entry.kind, entry.size, entry.target) == ("file", 5, None)
+        files.mkdir("a/b")
+        files.rename("a/one", "a/b/two")
+        assert [(entry.path, entry.kind) for entry in files.list("a")] == [("b", "directory")]
+        assert [entry.path for entry in files.search("a", "t*")] == ["b/two"]
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here/file").write_text("from here")
+        assert files.upload(tmp_path / "here", "up").entries == 1
+        assert files.download("up", tmp_path / "back").bytes == 9
+        assert (tmp_path / "back/file").read_text() == "from here"
+        files.remove("a/b/two")
+        files.remove_all("a")
+        with pytest.raises(FileNotFoundError) as missing:
+            files.read("a/one")
+        assert isinstance(missing.value, errors.FileFailedError)
+        assert missing.value.code == "file_failed"
+        with pytest.raises(IsADirectoryError):
+            files.read("up")
+        with pytest.raises(PermissionError):
+            files.write("/usr/no", "")
+
+
+def test_every_verb_of_files_has_its_twin() -> None:
+    for kind in (openbrain.Files, Sandbox, openbrain.Process):
+        verbs = {name for name in vars(kind) if not name.startswith("_")}
+        twins = {name.removesuffix("_async") for name in verbs if name.endswith("_async")}
+        assert twins <= verbs
+
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False) as sandbox:
+            files = sandbox.files
+            await files.write_async("one", "1")
+            await files.append_async("one", "2")
+            await files.mkdir_async("d")
+            await files.rename_async("one", "d/two")
+            assert await files.read_async("d/two") == b"12"
+            assert (await files.stat_async("d/two")).size == 2
+            assert [entry.path for entry in await files.list_async("d")] == ["two"]
+            assert [entry.path for entry in await files.search_async("d", "*")] == ["two"]
+            await files.remove_async("d/two")
+            await files.remove_all_async("d")
+            await sandbox.pause_async()
+            await sandbox.resume_async()
+            await sandbox.renew_async(60)
+
+    asyncio.run(main())
