@@ -3,12 +3,12 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check fixture tests tests-as-user contract readme bench soak
+.PHONY: test check fixture tests tests-as-user contract python readme bench soak
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
 	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
-	$(MAKE) contract readme
+	$(MAKE) contract python readme
 	@echo "make test: everything passed"
 
 # Format, lints, documentation, licences.
@@ -40,6 +40,11 @@ contract:
 	.ci/schemathesis
 	.ci/mcp
 
+# The Python package, and its tests once more as an ordinary user when `make` runs as root.
+python:
+	.ci/python
+	[ "$$(id -u)" != 0 ] || .ci/python as-user $(TEST_USER)
+
 # The commands of the README, in a clean clone.
 readme:
 	.ci/readme
@@ -55,6 +60,7 @@ bench:
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
 	cargo bench -p openbrain-cli --bench serve
+	.ci/python bench
 
 # The long abuse tests, and 200,000 requests of rude clients.
 soak:

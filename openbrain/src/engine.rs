@@ -1,6 +1,6 @@
 //! The one place that knows every backend, and the verbs that users call.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use crate::{
     audit::Log,
@@ -33,6 +33,8 @@ pub struct Engine {
     log: Arc<Log>,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
+    /// What direct commands inherit in place of the environment of this process.
+    environment: Option<Arc<[(OsString, OsString)]>>,
 }
 
 impl Engine {
@@ -40,7 +42,8 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
         let log = Arc::new(Log::new(file, max_size, keep_files));
-        Self { settings: Arc::new(settings), caller: Caller::default(), log, backend: None }
+        let settings = Arc::new(settings);
+        Self { settings, caller: Caller::default(), log, backend: None, environment: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -67,6 +70,18 @@ impl Engine {
     /// The same engine for requests of this caller, who may be somebody else.
     pub fn for_caller(&self, caller: Caller) -> Self {
         Self { caller, ..self.clone() }
+    }
+
+    /// The same engine, whose direct commands inherit these variables in place of the environment
+    /// of this process.
+    ///
+    /// For hosts that change their environment while other threads start commands, as interpreters
+    /// do: reading it is not safe there (`setenv(3)`), so they pass a copy on.
+    pub fn with_environment(
+        &self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        Self { environment: Some(variables.into_iter().collect()), ..self.clone() }
     }
 
     /// Starts a command and returns its running process.
@@ -118,7 +133,7 @@ impl Engine {
     fn backend(&self, place: &Place) -> Arc<dyn Backend> {
         match (&self.backend, place) {
             (Some(backend), _) => Arc::clone(backend),
-            (None, Place::Direct) => Arc::new(Direct),
+            (None, Place::Direct) => Arc::new(Direct { environment: self.environment.clone() }),
             (None, Place::Embedded(_)) => Arc::new(Embedded),
             (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
         }

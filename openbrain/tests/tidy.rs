@@ -105,6 +105,10 @@ fn root() -> PathBuf {
 }
 
 fn sources(below: &str) -> Vec<(String, String)> {
+    sources_in(below, "rs")
+}
+
+fn sources_in(below: &str, extension: &str) -> Vec<(String, String)> {
     let root = root().join(below);
     let mut found = Vec::new();
     let mut directories = vec![root.clone()];
@@ -113,7 +117,7 @@ fn sources(below: &str) -> Vec<(String, String)> {
             let path = entry.path();
             if path.is_dir() {
                 directories.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == extension) {
                 let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
                 found.push((name, fs::read_to_string(path).unwrap()));
             }
@@ -137,6 +141,9 @@ fn unsafe_stays_in_its_place() {
             code.into_iter().any(|line| line.contains("unsafe ") || line.contains("unsafe{"));
         let allowed = UNSAFE.iter().any(|(file, _)| file.ends_with(&format!("/{name}")));
         assert!(!says || allowed || name == "lib.rs", "{name} says unsafe");
+    }
+    for (name, text) in sources("openbrain-py/src") {
+        assert!(!text.contains("unsafe "), "openbrain-py: {name} says unsafe");
     }
 }
 
@@ -204,11 +211,15 @@ fn only_the_settings_read_the_environment() {
 
 #[test]
 fn files_stay_short() {
-    for folder in ["openbrain/src", "openbrain/helper", "openbrain-cli/src"] {
+    for folder in ["openbrain/src", "openbrain/helper", "openbrain-cli/src", "openbrain-py/src"] {
         for (name, text) in sources(folder) {
             let lines = without_tests(&text).lines().count();
             assert!(lines <= MOST_LINES, "{folder}/{name} has {lines} lines");
         }
+    }
+    for (name, text) in sources_in("openbrain-py", "py") {
+        let lines = text.lines().count();
+        assert!(lines <= MOST_LINES, "openbrain-py/{name} has {lines} lines");
     }
 }
 

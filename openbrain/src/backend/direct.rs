@@ -1,6 +1,6 @@
 //! Commands on the host: trusted, with no isolation, but with the same guard.
 
-use std::{ffi::OsString, os::fd::AsFd};
+use std::{ffi::OsString, os::fd::AsFd, sync::Arc};
 
 use super::{
     Backend, BoxFuture, Running,
@@ -13,24 +13,30 @@ use crate::{
     spec::Spec,
 };
 
+/// A variable and its value.
+type Variable = (OsString, OsString);
+
 /// The host itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Direct;
+#[derive(Clone, Debug)]
+pub(crate) struct Direct {
+    /// What commands inherit in place of the environment of this process.
+    pub(crate) environment: Option<Arc<[Variable]>>,
+}
 
 impl Backend for Direct {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(spawn(spec))
+        Box::pin(spawn(spec, self.environment.as_deref()))
     }
 }
 
-async fn spawn(spec: &Spec) -> Result<Running> {
+async fn spawn(spec: &Spec, inherited: Option<&[Variable]>) -> Result<Running> {
     let (ends, streams) = match spec.tty {
         Some(size) => helper::open_terminal(size)?,
         None => helper::open(&spec.stdin, Handles::Any)?,
     };
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;
-    let program = compile(spec, &script.argv, file.is_some())?;
+    let program = compile(spec, inherited, &script.argv, file.is_some())?;
     let mut fds = ends.as_fds().to_vec();
     fds.extend(file.as_ref().map(AsFd::as_fd));
     let link = helper::launch(&program, &fds)?;
@@ -51,10 +57,15 @@ async fn spawn(spec: &Spec) -> Result<Running> {
     })
 }
 
-fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
+fn compile(
+    spec: &Spec,
+    inherited: Option<&[Variable]>,
+    argv: &[String],
+    has_file: bool,
+) -> Result<Program> {
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
     let command = CommandPlan {
-        env: environment(spec),
+        env: environment(spec, inherited),
         descriptors: Descriptors::From(wire::FIRST_FD),
         terminal: spec.tty.is_some(),
         workdir: spec.workdir.as_deref(),
@@ -65,11 +76,10 @@ fn compile(spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
 
 /// Our own environment as far as the command may see it, with what the request sets. It is no
 /// setting: it belongs to the command, and nothing here looks at the values.
-fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| spec.inherit_env.admits(name))
-        .filter(|(name, _)| name.to_str().is_none_or(|name| !spec.env.contains_key(name)))
-        .collect();
+fn environment(spec: &Spec, inherited: Option<&[Variable]>) -> Vec<Variable> {
+    let mut env = inherited.map_or_else(|| std::env::vars_os().collect(), <[_]>::to_vec);
+    env.retain(|(name, _)| spec.inherit_env.admits(name));
+    env.retain(|(name, _)| name.to_str().is_none_or(|name| !spec.env.contains_key(name)));
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
     env
 }

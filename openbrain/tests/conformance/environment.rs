@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env, os::unix::ffi::OsStringExt};
 
-use openbrain::{Caller, Engine, ErrorKind, Exec, Surface, settings::AuditedExecs};
+use openbrain::{Caller, Engine, ErrorKind, Exec, Settings, Surface, settings::AuditedExecs};
 
 use crate::support::{Fixture, SECRET};
 
@@ -126,4 +126,15 @@ pub(crate) async fn a_remote_caller_sees_what_is_passed_on(f: &Fixture) {
         }
     })
     .await;
+}
+
+#[test]
+fn a_direct_command_inherits_what_the_engine_was_given() {
+    let engine = Engine::new(Settings::default())
+        .with_environment([("GIVEN".into(), "yes".into()), ("PATH".into(), "/bin".into())]);
+    let exec = Exec::new("echo $GIVEN; env").env("SET", "1");
+    let output = engine.run_blocking(exec).unwrap();
+    let text = output.stdout_text();
+    assert!(text.starts_with("yes\n"), "{text}");
+    assert!(text.contains("\nSET=1\n") && !text.contains("\nHOME="), "{text}");
 }

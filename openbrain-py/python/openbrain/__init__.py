@@ -1,0 +1,54 @@
+r"""Runs a command, directly on the host or in a sandbox, and gives back one honest result.
+
+    >>> import openbrain
+    >>> result = openbrain.exec("echo hello", sandbox=True, timeout=60)
+    >>> result.stdout
+    'hello\n'
+    >>> result.isolation.level
+    'namespaces'
+
+A request for a sandbox ends in a sandbox or in an exception, never on the host. A command that
+fails is a value; `check=True` makes it an exception.
+
+- `exec` and `exec_async` run a command to its end.
+- `Exec` is the same as a builder, and can stream and spawn.
+- `openbrain.errors` has what they raise: every exception is an `OpenbrainError`.
+"""
+
+from __future__ import annotations
+
+import atexit
+
+from . import errors
+from ._openbrain import __version__, shutdown
+from .errors import OpenbrainError
+from .output import Denial, Isolation, NetworkUse, Output, Resources
+from .process import AsyncStream, Ended, Event, Process, Stderr, Stdout, Stream
+from .request import INHERIT, PIPE, Exec, Mount, exec, exec_async
+
+__all__ = [
+    "INHERIT",
+    "PIPE",
+    "AsyncStream",
+    "Denial",
+    "Ended",
+    "Event",
+    "Exec",
+    "Isolation",
+    "Mount",
+    "NetworkUse",
+    "OpenbrainError",
+    "Output",
+    "Process",
+    "Resources",
+    "Stderr",
+    "Stdout",
+    "Stream",
+    "__version__",
+    "errors",
+    "exec",
+    "exec_async",
+]
+
+# Whatever still runs when the interpreter ends is killed before it is gone.
+atexit.register(shutdown)

@@ -1,0 +1,368 @@
+"""A running command, and what happens to it."""
+
+from __future__ import annotations
+
+import codecs
+
+from .output import Isolation, Output
+from .record import Record
+from .waiting import wait, wait_async
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from ._openbrain import Process as Native
+    from .request import Exec
+
+__all__ = ["AsyncStream", "Ended", "Event", "Process", "Stderr", "Stdout", "Stream"]
+
+
+class _Chunk(Record):
+    data: bytes
+    text: str
+    __slots__ = __match_args__ = ("data", "text")
+
+
+class Stdout(_Chunk):
+    """Bytes of standard output, as they came.
+
+    Attributes:
+        data: The bytes. Empty when `text` is what was held back at the end.
+        text: The same as text. A character that is not complete yet is held back.
+    """
+
+    __slots__ = ()
+
+
+class Stderr(_Chunk):
+    """Bytes of standard error, as they came.
+
+    Attributes:
+        data: The bytes. Empty when `text` is what was held back at the end.
+        text: The same as text. A character that is not complete yet is held back.
+    """
+
+    __slots__ = ()
+
+
+class Ended(Record):
+    """The command ended.
+
+    Attributes:
+        output: The result. Its streams hold what was not read as events.
+    """
+
+    output: Output
+    __slots__ = __match_args__ = ("output",)
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output=output)
+
+
+Event = Stdout | Stderr | Ended
+
+
+class Process:
+    """A running command: its events, its standard input, and the ways to end it.
+
+    Events come as fast as they are read; a slow reader slows the command. The deadline fires though
+    nobody reads. Leaving the `with` block, or dropping the process, kills the command with
+    everything that it started. Each verb that waits has a twin whose name ends in `_async`.
+
+        >>> import openbrain
+        >>> with openbrain.Exec("tr a-z A-Z").stdin(openbrain.PIPE).spawn() as process:
+        ...     process.write("hello")
+        ...     process.close_stdin()
+        ...     process.wait().stdout
+        'HELLO'
+    """
+
+    __slots__ = ("_args", "_isolation", "_native", "_queue", "_text", "output")
+
+    output: Output | None
+    """The result, once the command has ended and that was read."""
+
+    def __init__(self, native: Native, args: str | tuple[str, ...]) -> None:
+        """Made by `Exec.spawn`."""
+        utf8 = codecs.getincrementaldecoder("utf-8")
+        self._native = native
+        self._args = args
+        self._isolation = Isolation(**native.isolation)
+        self._text = {"stdout": utf8("replace"), "stderr": utf8("replace")}
+        self._queue: list[Event] = []
+        self.output = None
+
+    @property
+    def exec_id(self) -> str:
+        """Name of this execution, unique and unguessable."""
+        return self._native.exec_id
+
+    @property
+    def backend(self) -> str:
+        """Where the command runs: `direct`, `embedded` or `opensandbox`."""
+        return self._native.backend
+
+    @property
+    def isolation(self) -> Isolation:
+        """What is enforced around the command."""
+        return self._isolation
+
+    def next_event(self) -> Event | None:
+        """The next event; `None` after `Ended`."""
+        while not self._queue:
+            answer = wait(self._native.next_event())
+            if answer is None:
+                return None
+            self._record(*answer)
+        return self._queue.pop(0)
+
+    async def next_event_async(self) -> Event | None:
+        """The next event; `None` after `Ended`. Cancelling it loses nothing."""
+        while not self._queue:
+            answer = await wait_async(self._native.next_event())
+            if answer is None:
+                return None
+            self._record(*answer)
+        return self._queue.pop(0)
+
+    def wait(self, *, check: bool = False) -> Output:
+        """Waits for the end; the result has the output that was not read as events.
+
+        Standard input is closed first.
+
+        Args:
+            check: Raise unless the command succeeds.
+        """
+        return self._finish(wait(self._native.wait()), check)
+
+    async def wait_async(self, *, check: bool = False) -> Output:
+        """As `wait`. Cancelling it kills the command."""
+        return self._finish(await wait_async(self._native.wait()), check)
+
+    def write(self, data: bytes | str) -> None:
+        """Writes to standard input; returns when the command has room for everything.
+
+        What is written after the command has closed its input is dropped.
+        """
+        wait(self._native.write(_bytes(data)))
+
+    async def write_async(self, data: bytes | str) -> None:
+        """As `write`."""
+        await wait_async(self._native.write(_bytes(data)))
+
+    def close_stdin(self) -> None:
+        """Ends standard input."""
+        wait(self._native.close_stdin())
+
+    async def close_stdin_async(self) -> None:
+        """As `close_stdin`."""
+        await wait_async(self._native.close_stdin())
+
+    def signal(self, signal: int) -> None:
+        """Sends a signal to the command's process group. The result says what came of it."""
+        self._native.signal(signal)
+
+    def cancel(self) -> None:
+        """Ends the command: TERM, half a second later KILL to every process."""
+        self._native.cancel()
+
+    def kill(self) -> None:
+        """Kills every process of the command at once."""
+        self._native.kill()
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Changes the size of the pseudo-terminal."""
+        self._native.resize(rows, cols)
+
+    def close(self) -> None:
+        """Kills every process of the command, and waits until they are gone."""
+        wait(self._native.close())
+
+    async def close_async(self) -> None:
+        """As `close`."""
+        await wait_async(self._native.close())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        event = self.next_event()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.next_event_async()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.exec_id} {self.backend}>"
+
+    def _record(self, kind: str, data: Any) -> None:
+        if kind != "ended":
+            self._append(kind, data, self._text[kind].decode(data))
+            return
+        for stream, decoder in self._text.items():
+            if held := decoder.decode(b"", final=True):
+                self._append(stream, b"", held)
+        self.output = Output.of(self._args, data)
+        self._queue.append(Ended(self.output))
+
+    def _append(self, stream: str, data: bytes, text: str) -> None:
+        chunk = Stdout if stream == "stdout" else Stderr
+        self._queue.append(chunk(data=data, text=text))
+
+    def _finish(self, answer: tuple[dict[str, Any], bytes, bytes], check: bool) -> Output:
+        self.output = Output.of(self._args, answer)
+        return self.output.check() if check else self.output
+
+
+class Stream:
+    """The events of a command, which starts with the first of them.
+
+    Ending the loop early, by `close()`, the `with` block or an exception, kills the command.
+
+        >>> import openbrain
+        >>> for event in openbrain.Exec("echo one; sleep 0.1; echo two").stream():
+        ...     match event:
+        ...         case openbrain.Stdout(text=text):
+        ...             print("got", text.strip())
+        ...         case openbrain.Ended(output=output):
+        ...             print(output.exit_code)
+        got one
+        got two
+        0
+    """
+
+    __slots__ = ("_exec", "_process")
+
+    def __init__(self, exec: Exec) -> None:
+        """Made by `Exec.stream`."""
+        self._exec = exec
+        self._process: Process | None = None
+
+    @property
+    def output(self) -> Output | None:
+        """The result, after the last event."""
+        return None if self._process is None else self._process.output
+
+    def close(self) -> None:
+        """Kills the command, and waits until it is gone."""
+        if self._process is not None:
+            self._process.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            if self._process is None:
+                self._process = self._exec.spawn()
+            return next(self._process)
+        except StopIteration:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncStream:
+    """The events of a command, which starts with the first of them, for `async for`.
+
+    Ending the loop early, by `close()`, the `async with` block or a cancellation, kills the
+    command.
+
+        >>> import asyncio, openbrain
+        >>> async def main():
+        ...     async for event in openbrain.Exec("echo one").stream_async():
+        ...         print(type(event).__name__)
+        >>> asyncio.run(main())
+        Stdout
+        Ended
+    """
+
+    __slots__ = ("_exec", "_process")
+
+    def __init__(self, exec: Exec) -> None:
+        """Made by `Exec.stream_async`."""
+        self._exec = exec
+        self._process: Process | None = None
+
+    @property
+    def output(self) -> Output | None:
+        """The result, after the last event."""
+        return None if self._process is None else self._process.output
+
+    async def close(self) -> None:
+        """Kills the command, and waits until it is gone."""
+        if self._process is not None:
+            await self._process.close_async()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            if self._process is None:
+                self._process = await self._exec.spawn_async()
+            return await anext(self._process)
+        except (StopAsyncIteration, GeneratorExit):
+            raise
+        except BaseException:
+            await self.close()
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def _bytes(data: bytes | str) -> bytes:
+    return data.encode() if isinstance(data, str) else data

@@ -1,0 +1,457 @@
+"""The request: one command and how to run it."""
+
+from __future__ import annotations
+
+import os
+
+from ._openbrain import run, spawn
+from .output import Output
+from .process import AsyncStream, Process, Stream
+from .record import Record, short
+from .waiting import wait, wait_async
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import timedelta
+    from typing import Any, Final, Literal, Self, TypeAlias
+
+    _Path: TypeAlias = str | os.PathLike[str]
+    _Command: TypeAlias = str | Sequence[_Path]
+
+__all__ = ["INHERIT", "PIPE", "Exec", "Mount", "exec", "exec_async"]
+
+
+class Mount(Record):
+    """A host path made visible inside a sandbox.
+
+        >>> import openbrain
+        >>> openbrain.Mount("/data", "/mnt/data", "ro")
+        Mount(source='/data', target='/mnt/data', mode='ro')
+
+    Attributes:
+        source: Host path. A relative one is taken from the working directory.
+        target: Absolute path inside the sandbox.
+        mode: What happens to writes: `rw` lets them reach the host, `ro` refuses them, `overlay`
+            throws them away with the sandbox.
+    """
+
+    source: str
+    target: str
+    mode: Literal["rw", "ro", "overlay"]
+    __slots__ = __match_args__ = ("source", "target", "mode")
+
+    def __init__(
+        self,
+        source: _Path,
+        target: _Path = "/workspace",
+        mode: Literal["rw", "ro", "overlay"] = "rw",
+    ) -> None:
+        super().__init__(source=os.fspath(source), target=os.fspath(target), mode=mode)
+
+
+class Stdin:
+    """A source of standard input that is neither bytes nor a file: `PIPE` or `INHERIT`."""
+
+    __slots__ = ("_name", "form")
+
+    form: Final[dict[str, bool]]  # pyright: ignore[reportGeneralTypeIssues]
+
+    def __init__(self, name: str, form: dict[str, bool]) -> None:
+        self._name = name
+        self.form = form
+
+    def __repr__(self) -> str:
+        return f"openbrain.{self._name}"
+
+    def __reduce__(self) -> str:
+        return self._name
+
+
+PIPE = Stdin("PIPE", {"pipe": True})
+"""Standard input is written while the command runs: `Process.write`."""
+
+INHERIT = Stdin("INHERIT", {"inherit": True})
+"""Standard input is this process's own."""
+
+
+class Exec:
+    r"""One command and how to run it.
+
+    Everything that is left out is decided by the settings. Each method returns a new request, so
+    that one can be the beginning of many.
+
+        >>> import openbrain
+        >>> result = openbrain.Exec("echo $NAME").sandbox().timeout(60).env("NAME", "you").run()
+        >>> result.stdout
+        'you\n'
+
+    Args:
+        command: A text is a script for the shell; a sequence is a program and its arguments,
+            without a shell.
+    """
+
+    __slots__ = ("_args", "_fields", "_stdin")
+
+    def __init__(self, command: _Command) -> None:
+        if isinstance(command, str):
+            self._args: str | tuple[str, ...] = command
+        elif isinstance(command, bytes | bytearray):
+            raise TypeError("a command is a text or a sequence of texts, not bytes")
+        else:
+            self._args = tuple(os.fspath(part) for part in command)
+        self._fields: dict[str, Any] = {"command": self._args}
+        self._stdin: bytes | None = None
+
+    @classmethod
+    def script(cls, source: str, language: str | None = None) -> Exec:
+        r"""A program as text. Without a language its `#!` line decides, and Python without that.
+
+            >>> import openbrain
+            >>> openbrain.Exec.script("print(6 * 7)", "python").run().stdout
+            '42\n'
+
+        Args:
+            source: The text of the program.
+            language: `python`, `sh`, `bash`, `node`, `ruby`, `perl` or `php`.
+        """
+        form = {"source": source} if language is None else {"source": source, "language": language}
+        return cls(source)._with(command=form)
+
+    def sandbox(self) -> Exec:
+        """Runs the command in a sandbox."""
+        return self._with(sandbox=True)
+
+    def direct(self) -> Exec:
+        """Runs the command on the host even where the settings' default is a sandbox."""
+        return self._with(sandbox=False)
+
+    def timeout(self, timeout: float | timedelta | None) -> Exec:
+        """Kills the command and all its processes after this time.
+
+        Args:
+            timeout: Seconds or a `timedelta`; `None` for the default of the settings.
+        """
+        return self._with(timeout=_seconds(timeout))
+
+    def workdir(self, path: _Path) -> Exec:
+        """Sets the working directory."""
+        return self._with(workdir=os.fspath(path))
+
+    def env(self, name: str, value: str) -> Exec:
+        """Sets an environment variable."""
+        return self._with(env={**self._fields.get("env", {}), **_environment({name: value})})
+
+    def stdin(self, source: bytes | str | os.PathLike[str] | Stdin) -> Exec:
+        """Says what the command reads.
+
+        Args:
+            source: Bytes, a text, a host file by its path, `PIPE` or `INHERIT`.
+        """
+        changed = self._with(stdin=None)
+        if isinstance(source, Stdin):
+            changed._fields["stdin"] = source.form
+        elif isinstance(source, os.PathLike):
+            changed._fields["stdin"] = {"file": os.fspath(source)}
+        else:
+            changed._stdin = source.encode() if isinstance(source, str) else bytes(source)
+        return changed
+
+    def shell(self, shell: str) -> Exec:
+        """Chooses the shell that runs a script, for example `bash`."""
+        return self._with(shell=shell)
+
+    def mount(
+        self,
+        source: _Path | Mount,
+        target: _Path | None = None,
+        mode: Literal["rw", "ro", "overlay"] | None = None,
+    ) -> Exec:
+        """Makes a host path visible in the sandbox.
+
+        Args:
+            source: A host path, or a `Mount`. A text alone may also be `SRC:DST[:ro|rw|overlay]`.
+            target: Where it appears. A source alone is the working directory, `/workspace`.
+            mode: What happens to writes, `rw` unless given.
+        """
+        if target is None and mode is None:
+            return self._add("mounts", _mount(source))
+        if isinstance(source, Mount):
+            raise TypeError("a `Mount` has its target and mode already")
+        return self._add("mounts", Mount(source, target or "/workspace", mode or "rw").to_dict())
+
+    def expose(self, path: _Path) -> Exec:
+        """Makes a host path visible, read-only, at the same place: a tool chain in a home."""
+        return self._add("expose", os.fspath(path))
+
+    def network(self, allow: bool) -> Exec:
+        """Allows or forbids the network."""
+        return self._with(allow_network=allow)
+
+    def allow_port(self, port: int) -> Exec:
+        """Allows the network for this TCP port, and for none that is not allowed in this way."""
+        return self._add("allowed_ports", port)
+
+    def allow_domain(self, name: str) -> Exec:
+        """Allows the network for this name, and for none that is not allowed in this way.
+
+        `example.com`, `*.example.com`, `example.com:8443`.
+        """
+        return self._add("allowed_domains", name)
+
+    def allow_host(self, host: str) -> Exec:
+        """Allows a private service beside the public ones: `10.0.0.5:5432`, `localhost:11434`."""
+        return self._add("allowed_hosts", host)
+
+    def limits(
+        self,
+        *,
+        memory: int | str | None = None,
+        cpus: float | None = None,
+        pids: int | None = None,
+        disk: int | str | None = None,
+        open_files: int | None = None,
+        output: int | str | None = None,
+    ) -> Exec:
+        """Sets resource limits; those left out keep the values of the settings.
+
+        Args:
+            memory: Memory of all processes together: bytes, or a text such as `512m`.
+            cpus: Processors, as a number that may have a fraction.
+            pids: Processes and threads at a time.
+            disk: Everything written inside the sandbox outside of mounts, as `memory`.
+            open_files: Open file descriptors of one process.
+            output: Output kept in a result, for each stream, as `memory`.
+        """
+        given = {
+            "memory": memory,
+            "cpus": cpus,
+            "pids": pids,
+            "disk": disk,
+            "open_files": open_files,
+            "output": output,
+        }
+        set_now = {name: value for name, value in given.items() if value is not None}
+        return self._with(limits={**self._fields.get("limits", {}), **set_now})
+
+    def tty(self, rows: int, cols: int) -> Exec:
+        """Runs the command on a pseudo-terminal of this size."""
+        return self._with(tty={"rows": rows, "cols": cols})
+
+    def run(self, *, check: bool = False) -> Output:
+        """Runs the command to its end and collects its output, up to a limit.
+
+        Ctrl-C kills the command with everything that it started.
+
+        Args:
+            check: Raise `CommandFailedError` unless the command succeeds.
+
+        Raises:
+            OpenbrainError: The command could not be run.
+        """
+        return self._output(wait(run(self._fields, self._stdin)), check)
+
+    async def run_async(self, *, check: bool = False) -> Output:
+        r"""As `run`. Cancelling it kills the command with everything that it started.
+
+        >>> import asyncio, openbrain
+        >>> asyncio.run(openbrain.Exec("echo hello").run_async()).stdout
+        'hello\n'
+        """
+        return self._output(await wait_async(run(self._fields, self._stdin)), check)
+
+    def spawn(self) -> Process:
+        """Starts the command and returns its running process."""
+        return Process(wait(spawn(self._fields, self._stdin)), self._args)
+
+    async def spawn_async(self) -> Process:
+        """As `spawn`."""
+        return Process(await wait_async(spawn(self._fields, self._stdin)), self._args)
+
+    def stream(self) -> Stream:
+        """The events of the command, which starts with the first of them."""
+        return Stream(self)
+
+    def stream_async(self) -> AsyncStream:
+        """The events of the command for `async for`. It starts with the first of them."""
+        return AsyncStream(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as REST and MCP have it, but for standard input given as bytes."""
+        return dict(self._fields)
+
+    def __repr__(self) -> str:
+        # Values of variables may be secrets, and so may standard input.
+        fields = {name: value for name, value in self._fields.items() if name != "command"}
+        if env := fields.get("env"):
+            fields["env"] = sorted(env)
+        if self._stdin is not None:
+            fields["stdin"] = f"{len(self._stdin)} bytes"
+        rest = (f", {name}={short(value)}" for name, value in fields.items())
+        return f"Exec({short(self._args)}{''.join(rest)})"
+
+    def _with(self, **fields: Any) -> Self:
+        changed = object.__new__(type(self))
+        changed._args = self._args
+        changed._stdin = None if "stdin" in fields else self._stdin
+        kept = {
+            name: value for name, value in {**self._fields, **fields}.items() if value is not None
+        }
+        changed._fields = kept
+        return changed
+
+    def _add(self, name: str, value: object) -> Self:
+        return self._with(**{name: [*self._fields.get(name, []), value]})
+
+    def _output(self, answer: tuple[dict[str, Any], bytes, bytes], check: bool) -> Output:
+        output = Output.of(self._args, answer)
+        return output.check() if check else output
+
+
+def exec(
+    command: _Command | Exec,
+    *,
+    sandbox: bool | None = None,
+    timeout: float | timedelta | None = None,
+    workdir: _Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    shell: str | None = None,
+    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
+    expose: _Path | Iterable[_Path] = (),
+    network: bool | None = None,
+    allowed_ports: Iterable[int] | None = None,
+    allowed_domains: Iterable[str] | None = None,
+    allowed_hosts: Iterable[str] | None = None,
+    limits: Mapping[str, int | float | str] | None = None,
+    tty: tuple[int, int] | None = None,
+    check: bool = False,
+) -> Output:
+    r"""Runs a command to its end and collects its output.
+
+    A non-zero exit and a timeout are values. Ctrl-C kills the command with everything that it
+    started.
+
+        >>> import openbrain
+        >>> openbrain.exec("echo hello", sandbox=True, timeout=60).stdout
+        'hello\n'
+        >>> openbrain.exec(["echo", "$HOME"]).stdout
+        '$HOME\n'
+        >>> openbrain.exec("sleep 60", timeout=0.1).timed_out
+        True
+
+    Args:
+        command: A text is a script for the shell; a sequence is a program and its arguments,
+            without a shell.
+        sandbox: Whether to run in a sandbox; `None` as the settings say.
+        timeout: Seconds or a `timedelta` until the command and all its processes are killed;
+            `None` for the default of the settings.
+        workdir: Working directory; `/workspace` in a sandbox, the caller's own outside.
+        env: Environment variables to set. A sandbox has nothing else but a clean base.
+        stdin: What the command reads: bytes, a text, a host file by its path, `INHERIT`.
+        shell: The shell that runs a script; `/bin/sh` unless given.
+        mounts: Host directories to make visible in the sandbox: paths, `SRC:DST[:mode]`, `Mount`.
+        expose: Host paths to make visible, read-only, at the same place.
+        network: Whether the sandbox may reach the network; `None` as the settings say.
+        allowed_ports: The only TCP ports that the sandbox may reach.
+        allowed_domains: The only names that the sandbox may reach.
+        allowed_hosts: Private services that the sandbox may reach beside the public ones.
+        limits: Resource limits by name, as in `Exec.limits`.
+        tty: Run on a pseudo-terminal of so many rows and columns.
+        check: Raise `CommandFailedError` unless the command succeeds.
+
+    Raises:
+        OpenbrainError: The command could not be run.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("command", "check")}
+    return _build(command, **options).run(check=check)
+
+
+async def exec_async(
+    command: _Command | Exec,
+    *,
+    sandbox: bool | None = None,
+    timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    workdir: _Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    shell: str | None = None,
+    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
+    expose: _Path | Iterable[_Path] = (),
+    network: bool | None = None,
+    allowed_ports: Iterable[int] | None = None,
+    allowed_domains: Iterable[str] | None = None,
+    allowed_hosts: Iterable[str] | None = None,
+    limits: Mapping[str, int | float | str] | None = None,
+    tty: tuple[int, int] | None = None,
+    check: bool = False,
+) -> Output:
+    r"""As `exec`, in an event loop. Cancelling it kills the command, before the call returns.
+
+    >>> import asyncio, openbrain
+    >>> asyncio.run(openbrain.exec_async("echo hello")).stdout
+    'hello\n'
+    """
+    options = {name: value for name, value in locals().items() if name not in ("command", "check")}
+    return await _build(command, **options).run_async(check=check)
+
+
+def _build(
+    command: _Command | Exec,
+    *,
+    timeout: float | timedelta | None,
+    workdir: _Path | None,
+    env: Mapping[str, str] | None,
+    stdin: bytes | str | os.PathLike[str] | Stdin | None,
+    mounts: _Path | Mount | Iterable[_Path | Mount],
+    expose: _Path | Iterable[_Path],
+    network: bool | None,
+    tty: tuple[int, int] | None,
+    **plain: Any,
+) -> Exec:
+    """The request of the keywords; those that are `None` or empty leave it as it is."""
+    exec = command if isinstance(command, Exec) else Exec(command)
+    if stdin is not None:
+        exec = exec.stdin(stdin)
+    given: dict[str, Any] = {
+        "timeout": _seconds(timeout),
+        "workdir": None if workdir is None else os.fspath(workdir),
+        "env": _environment(env or {}) or None,
+        "mounts": [_mount(mount) for mount in _several(mounts)] or None,
+        "expose": [os.fspath(path) for path in _several(expose)] or None,
+        "allow_network": network,
+        "tty": None if tty is None else {"rows": tty[0], "cols": tty[1]},
+        **{name: _plain(value) for name, value in plain.items()},
+    }
+    return exec._with(**{name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportPrivateUsage]
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    if timeout is None or isinstance(timeout, (int, float)):
+        return timeout
+    return timeout.total_seconds()
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"the value of the variable {name!r} is not a text")
+    return dict(env)
+
+
+def _mount(mount: _Path | Mount) -> str | dict[str, Any]:
+    if isinstance(mount, Mount):
+        return mount.to_dict()
+    # A path object is a path, whatever is in it; a text may say more.
+    return mount if isinstance(mount, str) else Mount(mount).to_dict()
+
+
+def _several(paths: Any) -> Iterable[Any]:
+    """One path is as good as a list of one; a text is never meant as its characters."""
+    return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    return dict(value) if hasattr(value, "keys") else list(value)

@@ -1,0 +1,33 @@
+//! The native half of the Python package `openbrain`: `openbrain._openbrain`.
+//!
+//! One function for each verb of the library. Each starts its work on the runtime of this crate and
+//! returns a [`Pending`](pending::Pending), which Python waits for in its own way: a thread by
+//! `wait`, an event loop by watching `fileno`. Everything that a Python person reads, documentation,
+//! results and exceptions, is in `python/openbrain`.
+
+#![deny(unsafe_code)]
+#![warn(clippy::unwrap_used)]
+
+mod convert;
+mod failure;
+mod pending;
+mod process;
+mod runtime;
+mod verbs;
+
+use pyo3::pymodule;
+
+#[pymodule]
+mod _openbrain {
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name that Python knows")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    use crate::{
+        pending::Pending,
+        process::Process,
+        runtime::shutdown,
+        verbs::{run, spawn},
+    };
+}

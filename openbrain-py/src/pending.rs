@@ -1,0 +1,199 @@
+//! Something that was asked for and is not there yet.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use openbrain::{Event, Output};
+use pyo3::{Py, PyAny, PyResult, Python, pyclass, pymethods};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::Errno,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    convert,
+    failure::Failure,
+    process::Process,
+    runtime::{self, TICK},
+};
+
+/// What comes of something that was asked for.
+pub(crate) enum Answer {
+    /// The result of a command.
+    Output(Box<Output>),
+    /// A command that was started.
+    Process(Box<openbrain::Process>),
+    /// The next event of a command; none after its end.
+    Event(Option<Event>),
+    /// It was done.
+    Done,
+}
+
+/// Tells the work that nobody wants it any more.
+pub(crate) type Stop = Arc<Notify>;
+
+/// Something that was asked for and is not there yet. Dropping it gives it up: a command is killed.
+#[pyclass(frozen, module = "openbrain._openbrain")]
+pub(crate) struct Pending {
+    /// The process that asked: a forked child has a copy of this and nothing that would answer.
+    process: u32,
+    slot: Arc<Slot>,
+    stop: Stop,
+}
+
+/// Where the answer will be.
+struct Slot {
+    answer: Mutex<Option<Result<Answer, Failure>>>,
+    /// Readable as soon as there is an answer (`eventfd(2)`), and from then on.
+    ready: OwnedFd,
+}
+
+/// The obligation to fill a slot.
+struct Promise(Arc<Slot>);
+
+impl Pending {
+    /// Starts the work on the runtime.
+    pub(crate) fn start<F>(py: Python<'_>, work: impl FnOnce(Stop) -> F) -> PyResult<Self>
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send + 'static,
+    {
+        Self::spawn(py, work).map_err(|error| Failure::from(error).raise(py))
+    }
+
+    fn spawn<F>(py: Python<'_>, work: impl FnOnce(Stop) -> F) -> io::Result<Self>
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send + 'static,
+    {
+        let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let slot = Arc::new(Slot { answer: Mutex::new(None), ready });
+        let stop = Stop::default();
+        let promise = Promise(Arc::clone(&slot));
+        let work = work(Arc::clone(&stop));
+        runtime::handle(py)?.spawn(async move { promise.0.fill(work.await) });
+        Ok(Self { process: std::process::id(), slot, stop })
+    }
+
+    fn is_own(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// Waits for the answer, and for Ctrl-C where Python's main thread waits. A signal ends the
+    /// waiting of `poll(2)` at once; the tick is for one that comes just before it.
+    fn until_ready(&self, py: Python<'_>) -> PyResult<()> {
+        let tick = is_main_thread().then_some(TICK);
+        while !py.detach(|| self.slot.wait(tick)) {
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Pending {
+    /// A descriptor that is readable as soon as the answer is there.
+    fn fileno(&self) -> i32 {
+        self.slot.ready.as_raw_fd()
+    }
+
+    /// Whether the answer is there.
+    fn done(&self) -> bool {
+        self.slot.wait(Some(Duration::ZERO))
+    }
+
+    /// Gives it up: a command that would be the answer is killed.
+    fn stop(&self) {
+        if self.is_own() {
+            self.stop.notify_one();
+        }
+    }
+
+    /// Waits for the answer; a signal handler that raises, as that of Ctrl-C does, gives it up,
+    /// and what it raises comes when the command is dead, but not later than `patience` seconds.
+    fn wait(&self, py: Python<'_>, patience: f64) -> PyResult<()> {
+        if !self.is_own() {
+            return Err(
+                Failure::Gone("this was asked for by another process, before a fork").raise(py)
+            );
+        }
+        self.until_ready(py).inspect_err(|_| {
+            self.stop();
+            py.detach(|| self.slot.settle(patience));
+        })
+    }
+
+    /// The answer, once.
+    fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let answer = self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let answer = answer.unwrap_or(Err(Failure::Gone("the answer was taken before")));
+        match answer.map_err(|failure| failure.raise(py))? {
+            Answer::Output(output) => convert::output(py, *output),
+            Answer::Process(process) => Py::new(py, Process::new(py, *process)?).map(Py::into_any),
+            Answer::Event(event) => convert::event(py, event),
+            Answer::Done => Ok(py.None()),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Slot {
+    /// Puts the answer in its place. When the interpreter ends there is nobody to be told, and a
+    /// thread that woke up would have no interpreter to raise anything in.
+    fn fill(&self, answer: Result<Answer, Failure>) {
+        if runtime::is_closing() {
+            return;
+        }
+        let mut place = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_none() {
+            *place = Some(answer);
+            // It cannot fail: the counter is zero, and the descriptor ours.
+            let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Waits until there is an answer, at most so long or until a signal comes; says whether.
+    fn wait(&self, time: Option<Duration>) -> bool {
+        let time = time.map(|time| Timespec {
+            tv_sec: time.as_secs() as i64,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        });
+        let mut fds = [PollFd::new(&self.ready, PollFlags::IN)];
+        match poll(&mut fds, time.as_ref()) {
+            Ok(ready) => ready > 0,
+            Err(Errno::INTR) => false,
+            // Nothing else can fail but for want of memory; better to look again than not at all.
+            Err(_) => false,
+        }
+    }
+
+    /// Waits at most so many seconds, whatever signals come.
+    fn settle(&self, seconds: f64) {
+        let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or(TICK);
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            if self.wait(Some(left)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Promise {
+    /// Work that ends without an answer has panicked, or its runtime has ended.
+    fn drop(&mut self) {
+        self.0.fill(Err(Failure::Gone("the call ended without an answer")));
+    }
+}
+
+fn is_main_thread() -> bool {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    u32::try_from(thread) == Ok(std::process::id())
+}

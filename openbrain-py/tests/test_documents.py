@@ -1,0 +1,114 @@
+"""What is written for people does what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import openbrain
+
+ROOT = Path(__file__).parents[2]
+MODULES = [
+    name for _, name, _ in pkgutil.iter_modules(openbrain.__path__, "openbrain.")
+    if not name.endswith(("__main__", "_openbrain"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["openbrain", *MODULES])
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_every_verb_has_an_example() -> None:
+    for value in (
+        openbrain,
+        openbrain.exec,
+        openbrain.exec_async,
+        openbrain.Exec,
+        openbrain.Output,
+    ):
+        assert ">>> " in (value.__doc__ or ""), value
+    for value in (openbrain.Process, openbrain.Stream, openbrain.AsyncStream, openbrain.errors):
+        assert ">>> " in (value.__doc__ or ""), value
+
+
+def test_everything_public_is_documented() -> None:
+    names = [name for name in openbrain.__all__ if name.isidentifier() and name[0].isalpha()]
+    for name in names:
+        value = getattr(openbrain, name)
+        assert value.__doc__, name
+        public = (
+            [item for item in vars(value) if not item.startswith("_")]
+            if isinstance(value, type)
+            else []
+        )
+        for item in public:
+            member = getattr(value, item)
+            if callable(member) or isinstance(member, property):
+                assert member.__doc__, f"{name}.{item}"
+
+
+@pytest.mark.parametrize("document", ["docs/python.md", "README.md"])
+def test_programs_in_documents(document: str) -> None:
+    """The programs of a document are one program, in the order in which they stand."""
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    assert programs
+    exec(compile("\n".join(programs), document, "exec"), {})
+
+
+def test_the_quick_start() -> None:
+    program = [sys.executable, "-X", "dev", str(ROOT / "examples/quickstart.py")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "1. exited ['/workspace', '0'] namespaces",
+        "2. new → made inside",
+        "3. 3 timed_out",
+        "3. `no-such-program` was not found",
+        "3. the command exited with code 3: no luck",
+        "4. Stdout one",
+        "4. Stderr two",
+        "4. ended: 0",
+        "5. 0 1 4 9 16",
+    ]
+
+
+def test_the_command_is_installed() -> None:
+    module = [sys.executable, "-m", "openbrain", "exec", "--sandbox", "echo hello; exit 3"]
+    done = subprocess.run(module, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "hello\n", "")
+    from openbrain.__main__ import command
+
+    assert Path(command()).is_relative_to(Path(sys.prefix).resolve())
+    version = subprocess.run([command(), "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.split()[-1] == openbrain.__version__
+
+
+def test_importing_takes_no_slow_module() -> None:
+    """What makes the import fast: these take longer than openbrain itself."""
+    program = "import sys, openbrain; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    slow = {"asyncio", "dataclasses", "inspect", "json", "subprocess", "typing"}
+    before = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert slow & set(done.stdout.split()) <= slow & set(before)
+
+
+def test_nothing_is_printed_and_no_thread_started_by_importing() -> None:
+    program = "import os, openbrain; print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -1,0 +1,104 @@
+"""Exceptions: one base, a stable code, and a builtin each."""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+import traceback
+from pathlib import Path
+
+import pytest
+
+import openbrain
+from openbrain import errors
+
+
+def _classes() -> list[type[errors.OpenbrainError]]:
+    found = [getattr(errors, name) for name in errors.__all__]
+    return [kind for kind in found if kind is not errors.OpenbrainError]
+
+
+@pytest.mark.parametrize("kind", _classes())
+def test_each_is_the_base_and_a_builtin(kind: type[errors.OpenbrainError]) -> None:
+    assert issubclass(kind, errors.OpenbrainError)
+    others = {base.__name__ for base in kind.__mro__} & set(vars(builtins))
+    assert others - {"Exception", "BaseException", "object"}
+
+
+def test_every_code_of_the_library_has_its_class() -> None:
+    """The list of the library, from its source: a new code without a class here is a failure."""
+    source = Path(__file__).parents[2] / "openbrain/src/error.rs"
+    codes = {line.split('"')[1] for line in source.read_text().splitlines() if '=> "' in line}
+    assert len(codes) >= 9
+    ours = {kind.code for kind in _classes()} - {"command_failed", "timed_out"}
+    assert ours == codes
+
+
+def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        openbrain.exec(["no-such-program"])
+    error = caught.value
+    assert isinstance(error, errors.CommandNotFoundError)
+    assert (error.code, error.retryable, error.result) == ("command_not_found", False, None)
+    assert error.remedy
+    assert f"hint: {error.remedy}" in "".join(traceback.format_exception(error))
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError) as refused:
+        openbrain.exec([str(tmp_path / "file")])
+    assert isinstance(refused.value, errors.CommandNotExecutableError)
+
+
+@pytest.mark.parametrize("command", ["", " ", "a\0b", [], [""]])
+def test_a_command_that_cannot_be_meant_is_refused(command: str | list[str]) -> None:
+    with pytest.raises(errors.InvalidRequestError):
+        openbrain.exec(command)
+
+
+def test_values_of_the_wrong_kind_are_refused() -> None:
+    with pytest.raises(TypeError):
+        openbrain.exec(b"true")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        openbrain.exec("true", sandbx=True)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="memori"):
+        openbrain.exec("true", limits={"memori": 1})
+    with pytest.raises(ValueError, match="surrogate"):
+        openbrain.exec("echo \udcff")
+
+
+def test_settings_that_are_wrong_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBRAIN_MODE", "nonsense")
+    with pytest.raises(errors.InvalidSettingsError):
+        openbrain.exec("true")
+
+
+def test_a_server_that_is_not_there_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBRAIN_SERVER_URL", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError) as caught:
+        openbrain.exec("true", sandbox=True)
+    assert isinstance(caught.value, errors.SandboxUnavailableError)
+
+
+def test_check_raises_with_the_whole_result() -> None:
+    with pytest.raises(errors.CommandFailedError, match="code 3: no luck") as caught:
+        openbrain.exec("echo out; echo no luck >&2; exit 3", check=True)
+    assert caught.value.result.stdout == "out\n"
+    assert openbrain.exec("true", check=True).success
+
+
+def test_check_of_a_timeout_is_a_timeout_error() -> None:
+    with pytest.raises(TimeoutError) as caught:
+        openbrain.exec("echo early; sleep 60", timeout=0.1, check=True)
+    assert isinstance(caught.value, errors.CommandTimeoutError)
+    assert caught.value.result.stdout == "early\n"
+
+
+def test_is_pickled() -> None:
+    with pytest.raises(errors.CommandFailedError) as caught:
+        openbrain.exec("exit 3", check=True)
+    twin = pickle.loads(pickle.dumps(caught.value))
+    assert (str(twin), twin.code, twin.result) == (
+        str(caught.value),
+        caught.value.code,
+        caught.value.result,
+    )
