@@ -189,7 +189,7 @@ async def test_a_handle_that_reaches_nobody_is_no_command_left_running(home):
         await appears(done)
         started.unlink()
         long = f"setsid sleep 1000 & echo $! > {started}; wait"
-        with session.call("exec_command", command=long, yield_seconds=1):
+        with session.call("exec_command", command=long, yield_seconds=4):
             pid = int(await appears(started))
         await gone(pid)
 
