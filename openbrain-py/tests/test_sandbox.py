@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import openbrain
 from openbrain import Exec, Sandbox, Volume, errors
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -135,15 +135,15 @@ def test_dropping_ends_it(mark: str) -> None:
     assert until(lambda: not alive(mark))
 
 
-@pytest.mark.parametrize("open", ["Sandbox(network=False)", "asyncio.run(Sandbox.create())"])
+@pytest.mark.parametrize("opening", ["Sandbox(network=False)", "asyncio.run(Sandbox.create())"])
 def test_the_interpreter_ends_with_an_open_sandbox(
-    python: Callable[..., subprocess.Popen[str]], mark: str, open: str
+    python: Callable[..., subprocess.Popen[str]], mark: str, opening: str
 ) -> None:
     child = python(
         f"""
 import asyncio, sys
 from openbrain import Sandbox
-sandbox = {open}
+sandbox = {opening}
 if sandbox._native is None:
     sandbox.open()
 sandbox.exec(sys.argv[1])
@@ -210,7 +210,10 @@ def test_files(tmp_path: Path) -> None:
         assert missing.value.code == "file_failed"
         with pytest.raises(IsADirectoryError):
             files.read("up")
+        sandbox.exec("mkdir closed; chmod 0 closed", check=True)
         with pytest.raises(PermissionError):
+            files.write("closed/file", "")
+        with pytest.raises(OSError, match="Read-only"):
             files.write("/usr/no", "")
 
 
