@@ -312,7 +312,7 @@ if child == 0:
     try:
         running.kill()
     except openbrain.OpenbrainError as error:
-        print(error)
+        print(error, flush=True)
     del running
     grandchild = os.fork()
     if grandchild == 0:
