@@ -41,6 +41,13 @@ class Pipes:
         self.ask(INITIALIZE)
         self.say(INITIALIZED)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self.process:
+            self.process.kill()
+
     def say(self, message):
         line = message if isinstance(message, str) else json.dumps(message)
         self.process.stdin.write(line + "\n")
@@ -62,50 +69,50 @@ class Pipes:
 
 
 async def test_standard_output_carries_the_protocol_alone(home):
-    pipes = Pipes(home)
-    for command in [
-        "echo to stdout; echo to stderr >&2",
-        "for fd in /proc/self/fd/*; do echo noise > $fd; done 2>/dev/null",
-        "echo noise > /dev/stdout; echo noise > /dev/tty",
-        'printf \'\\n{"jsonrpc":"2.0"}\\n\'',
-    ]:
-        answer = pipes.ask(pipes.call(command))
-        assert answer["id"] == 7 and "result" in answer
-    # Neither standard stream of the server is one of a command's descriptors.
-    answer = pipes.ask(pipes.call("ls -l /proc/self/fd"))
-    listed = answer["result"]["structuredContent"]["stdout"]
-    theirs = {
-        os.readlink(f"/proc/{os.getpid()}/fd/{stream.fileno()}")
-        for stream in (pipes.process.stdin, pipes.process.stdout)
-    }
-    assert not any(pipe in listed for pipe in theirs), listed
-    assert pipes.end() == ""
+    with Pipes(home) as pipes:
+        for command in [
+            "echo to stdout; echo to stderr >&2",
+            "for fd in /proc/self/fd/*; do echo noise > $fd; done 2>/dev/null",
+            "echo noise > /dev/stdout; echo noise > /dev/tty",
+            'printf \'\\n{"jsonrpc":"2.0"}\\n\'',
+        ]:
+            answer = pipes.ask(pipes.call(command))
+            assert answer["id"] == 7 and "result" in answer
+        # Neither standard stream of the server is one of a command's descriptors.
+        answer = pipes.ask(pipes.call("ls -l /proc/self/fd"))
+        listed = answer["result"]["structuredContent"]["stdout"]
+        theirs = {
+            os.readlink(f"/proc/{os.getpid()}/fd/{stream.fileno()}")
+            for stream in (pipes.process.stdin, pipes.process.stdout)
+        }
+        assert not any(pipe in listed for pipe in theirs), listed
+        assert pipes.end() == ""
 
 
 async def test_a_wrong_line_is_answered_and_no_end(home):
-    pipes = Pipes(home)
-    answer = pipes.ask("{ not json")
-    assert answer["error"]["code"] == -32700
-    answer = pipes.ask({"jsonrpc": "2.0", "id": 3, "method": "no/such"})
-    assert answer["error"]["code"] == -32601
-    answer = pipes.ask(pipes.call("echo on"))
-    assert answer["result"]["structuredContent"]["stdout"] == "on\n"
-    pipes.end()
+    with Pipes(home) as pipes:
+        answer = pipes.ask("{ not json")
+        assert answer["error"]["code"] == -32700
+        answer = pipes.ask({"jsonrpc": "2.0", "id": 3, "method": "no/such"})
+        assert answer["error"]["code"] == -32601
+        answer = pipes.ask(pipes.call("echo on"))
+        assert answer["result"]["structuredContent"]["stdout"] == "on\n"
+        pipes.end()
 
 
 @pytest.mark.parametrize("how", ["eof", "hup", "int", "term", "kill"])
 async def test_nothing_is_left_when_the_client_or_the_server_is_gone(home, how):
-    pipes = Pipes(home)
-    started = home.path / "pid"
-    command = f"setsid sleep 1000 & echo $! > {started}; wait"
-    pipes.say(pipes.call(command))
-    pid = int(await appears(started))
-    if how == "eof":
-        pipes.process.stdin.close()
-    else:
-        pipes.process.send_signal(signal.Signals[f"SIG{how.upper()}"])
-    pipes.process.wait(10)
-    await gone(pid)
+    with Pipes(home) as pipes:
+        started = home.path / "pid"
+        command = f"setsid sleep 1000 & echo $! > {started}; wait"
+        pipes.say(pipes.call(command))
+        pid = int(await appears(started))
+        if how == "eof":
+            pipes.process.stdin.close()
+        else:
+            pipes.process.send_signal(signal.Signals[f"SIG{how.upper()}"])
+        pipes.process.wait(10)
+        await gone(pid)
 
 
 async def test_a_client_of_http_that_vanishes_takes_its_command_along(home):
@@ -148,6 +155,12 @@ class Session:
         self.client.headers["MCP-Protocol-Version"] = "2025-11-25"
         self.client.post(self.url, json=INITIALIZED)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+
     def call(self, tool, **arguments):
         """The open response of a call."""
         params = {"name": tool, "arguments": arguments}
@@ -164,8 +177,7 @@ class Session:
 async def test_a_session_that_is_deleted_takes_its_commands_along(home, left):
     started = home.path / "pid"
     command = f"setsid sleep 1000 & echo $! > {started}; wait"
-    with home.serve() as (address, _):
-        session = Session(address)
+    with home.serve() as (address, _), Session(address) as session:
         if left == "in the call":
             with session.call("exec_command", command=command):
                 pid = int(await appears(started))
@@ -181,8 +193,7 @@ async def test_a_session_that_is_deleted_takes_its_commands_along(home, left):
 async def test_a_handle_that_reaches_nobody_is_no_command_left_running(home):
     """A stream that closes cancels nothing before 2026-07-28: the client may come back for it."""
     started, done = home.path / "pid", home.path / "done"
-    with home.serve() as (address, _):
-        session = Session(address)
+    with home.serve() as (address, _), Session(address) as session:
         quick = f"echo $$ > {started}; sleep 0.5; echo > {done}"
         with session.call("exec_command", command=quick):
             await appears(started)
