@@ -39,6 +39,8 @@ pub enum ErrorKind {
     SandboxLost,
     /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
     FileFailed,
+    /// Somebody else has changed what was to be changed.
+    Conflict,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
+            Self::Conflict => "conflict",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }

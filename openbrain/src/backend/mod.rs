@@ -11,8 +11,9 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use crate::changes::Layers;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     exec::TerminalSize,
     output::{BackendName, Denial, Resources, Status},
     sandbox::Isolation,
@@ -63,6 +64,16 @@ pub trait Session: Backend {
     /// What the caller should know about it.
     fn warnings(&self) -> &[String];
 
+    /// What everything in it has written, to be compared with what was there.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_unavailable` where that is not known.
+    fn layers(&self) -> Result<Layers> {
+        Err(Error::unavailable("only embedded sandboxes tell what has changed")
+            .with_remedy("set `security.sandbox.runtime: embedded`"))
+    }
+
     /// Carries out an order; returns when that is done.
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
 }
@@ -99,6 +110,8 @@ pub struct Running {
     pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Its standard error; none on a pseudo-terminal.
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// What it writes, when its changes are to be reported after its end.
+    pub changes: Option<Arc<Layers>>,
     /// The way to influence it and to learn its end.
     pub control: Box<dyn Control>,
 }

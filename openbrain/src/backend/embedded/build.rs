@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::SystemTime,
 };
 
 use super::{
@@ -37,11 +38,20 @@ pub(super) struct Build<'a> {
     pub(super) groups: Option<Groups>,
     pub(super) enforcement: Enforcement,
     pub(super) egress: Option<egress::Plan>,
+    /// Whether the library is handed what the sandbox writes.
+    pub(super) hands_over: bool,
+    /// What the host changes from here on is not what the sandbox sees.
+    pub(super) since: SystemTime,
 }
 
 impl<'a> Build<'a> {
     /// Looks at the host and decides how the limits are enforced.
-    pub(super) fn look(sandbox: &'a SandboxSpec, limits: &'a Limits) -> Result<Self> {
+    pub(super) fn look(
+        sandbox: &'a SandboxSpec,
+        limits: &'a Limits,
+        hands_over: bool,
+    ) -> Result<Self> {
+        let since = SystemTime::now();
         let sources = sources::open(sandbox)?;
         let groups = Hierarchies::find()
             .plan(limits)
@@ -61,6 +71,8 @@ impl<'a> Build<'a> {
             groups,
             enforcement,
             egress: egress::Plan::new(sandbox)?,
+            hands_over,
+            since,
         })
     }
 
@@ -97,6 +109,7 @@ impl<'a> Build<'a> {
             system: self.sandbox.system,
             disk: self.limits.disk,
             memory: self.limits.memory,
+            hands_over: self.hands_over,
             name_server: self.egress.as_ref().map(|_| egress::NAME_SERVER),
         };
         to.sandbox = Some(walls::first_namespaces());

@@ -21,10 +21,11 @@ use super::{
     command,
     egress::{Egress, Seen},
     open_streams, walls,
+    written::{Access, Written},
 };
 use crate::{
     backend::{
-        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        Backend, BoxFuture, Control, Ended, Layers, Order, Running, Session, SessionOrder,
         helper::{
             self, CommandPlan, Descriptors, Door, Guarded, Link, Program, Section, StartFailure,
             wire::{self, report},
@@ -67,7 +68,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     let Place::Embedded(sandbox) = &spec.place else {
         return Err(Error::unavailable("the request is not for the embedded engine"));
     };
-    let mut build = Build::look(sandbox, &spec.limits)?;
+    let mut build = Build::look(sandbox, &spec.limits, true)?;
     let (door, inside) = Door::new()?;
     let mut program = Program::default();
     program.lifetime = Some(spec.timeout);
@@ -81,6 +82,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     };
     let (isolation, warnings) = (build.isolation(), build.enforcement.warnings.clone());
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
+    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     Ok(Some(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
         id: new_id(),
@@ -92,6 +94,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
         groups: build.groups.map(Arc::new),
         rlimits: build.enforcement.rlimits,
         egress: egress.map(Arc::new),
+        written: Mutex::new(written),
         isolation,
         warnings,
     })))
@@ -125,6 +128,8 @@ struct Open {
     /// Limits that each command sets for itself.
     rlimits: Vec<(u32, u64)>,
     egress: Option<Arc<Egress>>,
+    /// What was written; nothing when it was left to itself or killed, so that nothing of it is left.
+    written: Mutex<Option<Written>>,
     isolation: Isolation,
     warnings: Vec<String>,
 }
@@ -169,6 +174,15 @@ impl Session for Open {
         &self.warnings
     }
 
+    fn layers(&self) -> Result<Layers> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*written {
+            Some(written) => written.layers(Access::Shared),
+            None => Err(Error::new(ErrorKind::SandboxLost, "what the sandbox has written is gone")
+                .with_remedy("ask for its changes before you kill it or leave it to itself")),
+        }
+    }
+
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             match order {
@@ -184,11 +198,13 @@ impl Session for Open {
                 }
                 SessionOrder::Keep => {
                     self.answered(wire::Order::KEEP, Duration::ZERO).await?;
+                    self.forget_written();
                     kept().push(self);
                     Ok(())
                 }
                 SessionOrder::Kill => {
                     self.is_killed.store(true, Relaxed);
+                    self.forget_written();
                     self.link.order(wire::Order::KILL);
                     timeout(ANSWER, self.ended()).await.map(drop).map_err(|_| no_answer("kill"))
                 }
@@ -198,6 +214,10 @@ impl Session for Open {
 }
 
 impl Open {
+    fn forget_written(&self) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     async fn start(&self, spec: &Spec) -> Result<Running> {
         if self.is_paused.load(Relaxed) {
             return Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"));
@@ -230,6 +250,7 @@ impl Open {
             stdin: streams.stdin,
             stdout: streams.stdout,
             stderr: streams.stderr,
+            changes: None,
             control: Box::new(Job {
                 guarded: Guarded::new(link, streams.terminal),
                 sandbox: Weak::clone(&self.own),
