@@ -121,19 +121,21 @@ impl SavedChanges {
 
     /// Refuses everything when the host has moved on with anything.
     fn check(&self, selected: &BTreeSet<usize>, hosts: &[Host]) -> Result<()> {
-        let items = &self.manifest.items;
-        let deleted: HashSet<(usize, &Path)> = selected
-            .iter()
-            .map(|index| &items[*index])
-            .filter(|item| item.after.is_none())
-            .map(|item| (item.mount, &*item.path))
-            .collect();
+        let items = || selected.iter().map(|index| &self.manifest.items[*index]);
+        let paths = |fits: fn(&Item) -> bool| -> HashSet<(usize, &Path)> {
+            items().filter(|item| fits(item)).map(|item| (item.mount, &*item.path)).collect()
+        };
+        let deleted = paths(|item| item.after.is_none());
+        let made = paths(Item::is_new_directory);
         let mut moved = BTreeSet::new();
-        for item in selected.iter().map(|index| &items[*index]) {
+        for item in items() {
             let host = &hosts[item.mount];
             let is_known = |path: &Path| deleted.contains(&(item.mount, path));
+            let parent = item.path.parent().unwrap_or(Path::new(""));
+            // Whatever is there now instead of that directory is looked at by itself.
+            let comes_with_its_directory = made.contains(&(item.mount, parent));
             let is_due = !item.has_moved
-                && host.is_unchanged(item).unwrap_or(false)
+                && (comes_with_its_directory || host.is_unchanged(item).unwrap_or(false))
                 && (!item.empties_directory() || host.holds_only(item, is_known).unwrap_or(false));
             if !is_due {
                 moved.insert(quoted(&item.change.path));
@@ -227,7 +229,8 @@ impl Host {
 
     /// Whether the host has what it had when the report was made.
     fn is_unchanged(&self, item: &Item) -> io::Result<bool> {
-        let found = self.folder.stat(&item.path)?.map(|stat| stat.print);
+        let parent = self.folder.parent(&item.path)?;
+        let found = stat_at(parent.as_fd(), name(&item.path)?)?.map(|stat| stat.print);
         Ok(match (&item.before, &found) {
             (None, None) => true,
             (Some(before), Some(found)) => before.is_same(found),

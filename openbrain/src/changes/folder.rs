@@ -37,7 +37,6 @@ pub(crate) struct Stat {
     pub(crate) print: Fingerprint,
     pub(crate) links: u32,
     pub(crate) uid: u32,
-    pub(crate) gid: u32,
     /// The mount that it is in.
     pub(crate) mount: u64,
     /// A character device 0:0: overlayfs has it in place of what is deleted.
@@ -176,7 +175,6 @@ pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Opt
         },
         links: found.stx_nlink,
         uid: found.stx_uid,
-        gid: found.stx_gid,
         mount: found.stx_mnt_id,
         is_whiteout: is_device && (found.stx_rdev_major, found.stx_rdev_minor) == (0, 0),
     }))

@@ -147,11 +147,16 @@ pub enum NoDiff {
 }
 
 /// Where the new contents of a report are, for those who save it.
-#[derive(Debug)]
 struct Written {
     layers: Arc<Layers>,
     /// One for each entry.
     origins: Vec<Origin>,
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").finish_non_exhaustive()
+    }
 }
 
 impl Changes {

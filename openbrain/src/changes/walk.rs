@@ -68,6 +68,8 @@ struct Details {
 struct Group {
     members: Vec<usize>,
     anchor: Option<(PathBuf, Fingerprint)>,
+    /// What the host has at a path that has not changed.
+    below: Option<u64>,
 }
 
 /// A report in the making.
@@ -189,7 +191,7 @@ impl OneLayer<'_> {
 
     /// Notes an entry, if it has changed.
     fn visit(&mut self, task: &Task) {
-        let change = match (&task.upper, &task.lower) {
+        let mut change = match (&task.upper, &task.lower) {
             (None, None) => return,
             (Some(_), None) if self.layer.skeleton.contains(&task.path) => return,
             (Some(upper), None) => Some((ChangeKind::Added, self.details(task, Some(upper), None))),
@@ -204,13 +206,19 @@ impl OneLayer<'_> {
         if let Some(upper) = group {
             let next = self.walk.entries.len();
             let group = self.groups.entry(upper.print.inode).or_default();
+            let below = task.lower.map(|lower| lower.print.inode);
+            if change.is_none() && group.below.is_some_and(|other| Some(other) != below) {
+                // Two files of the same content have become one.
+                change = Some((ChangeKind::Modified, Details::default()));
+            }
             match (&change, &task.lower) {
                 (Some(_), _) => group.members.push(next),
                 // A file with more links on the host would be tied to them all.
                 (None, Some(lower)) if lower.links == 1 => {
+                    group.below = below;
                     group.anchor.get_or_insert((task.path.clone(), lower.print));
                 }
-                (None, _) => {}
+                (None, _) => group.below = group.below.or(below),
             }
         }
         if let Some((change, details)) = change {
@@ -237,7 +245,7 @@ impl OneLayer<'_> {
     fn is_same_content(&self, task: &Task, upper: &Stat, lower: &Stat) -> bool {
         let Some(below) = self.layer.lower.as_ref() else { return false };
         if upper.print.size != lower.print.size
-            || !below.may_be_read(lower.uid, lower.gid, lower.print.mode)
+            || !below.may_be_read(lower.uid, lower.print.mode)
         {
             return false;
         }
@@ -282,7 +290,7 @@ impl OneLayer<'_> {
         }
         let may_be_read = |old: &Stat| {
             let lower = self.layer.lower.as_ref();
-            lower.is_some_and(|lower| lower.may_be_read(old.uid, old.gid, old.print.mode))
+            lower.is_some_and(|lower| lower.may_be_read(old.uid, old.print.mode))
         };
         if old.is_some_and(|old| !may_be_read(old)) {
             return Err(NoDiff::Unreadable);
