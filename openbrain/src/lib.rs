@@ -69,9 +69,7 @@ mod server;
 pub use self::backend::opensandbox;
 pub use self::{
     caller::{Caller, Surface},
-    changes::{
-        Applied, Change, ChangeKind, Changes, EntryKind, KEPT_FOR, NoDiff, SavedChanges,
-    },
+    changes::{Applied, Change, ChangeKind, Changes, EntryKind, KEPT_FOR, NoDiff, SavedChanges},
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
     engine::{Engine, settle},

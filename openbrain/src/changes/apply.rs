@@ -174,10 +174,16 @@ impl SavedChanges {
 
 fn moved_on<'a>(paths: impl Iterator<Item = &'a str>, count: usize) -> Error {
     let named: Vec<&str> = paths.take(MOST_NAMED).collect();
-    let more = if count > named.len() { format!(" and {} more", count - named.len()) } else { String::new() };
+    let more = if count > named.len() {
+        format!(" and {} more", count - named.len())
+    } else {
+        String::new()
+    };
     let named = named.join(", ");
     Error::new(ErrorKind::Conflict, format!("changed on the host meanwhile: {named}{more}"))
-        .with_remedy("nothing more was applied; name paths that did not change, or run the command again")
+        .with_remedy(
+            "nothing more was applied; name paths that did not change, or run the command again",
+        )
 }
 
 impl Item {
@@ -218,7 +224,8 @@ impl Host {
             Error::new(ErrorKind::FileFailed, format!("cannot open {source}"))
                 .with_source(io::Error::from(error))
         })?;
-        let found = rustix::fs::fstat(&root).map_err(|e| Error::system(format!("cannot look at {source}"), e))?;
+        let found = rustix::fs::fstat(&root)
+            .map_err(|e| Error::system(format!("cannot look at {source}"), e))?;
         if found.st_ino != mount.inode {
             return Err(moved_on([source.as_str()].into_iter(), 1));
         }
@@ -305,7 +312,9 @@ impl Applying<'_> {
                 continue;
             }
             if item.empties_directory() {
-                self.delete(|other| other.mount == item.mount && other.path.starts_with(&item.path))?;
+                self.delete(|other| {
+                    other.mount == item.mount && other.path.starts_with(&item.path)
+                })?;
             }
             self.step(*index, Self::make)?;
         }
@@ -364,9 +373,9 @@ impl Applying<'_> {
         }
         let parent = host.parent(&item.path)?;
         let temporary = temporary_name()?;
-        let made = self.build(item, parent.as_fd(), &temporary).and_then(|()| {
-            put_in_place(parent.as_fd(), &temporary, item)
-        });
+        let made = self
+            .build(item, parent.as_fd(), &temporary)
+            .and_then(|()| put_in_place(parent.as_fd(), &temporary, item));
         if made.is_err() {
             let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             let _ = rustix::fs::unlinkat(&parent, &*temporary, flags);
@@ -419,7 +428,8 @@ impl Applying<'_> {
         name: &str,
     ) -> io::Result<()> {
         let number = item.content.ok_or(io::ErrorKind::InvalidData)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
         let mut file = File::from(file);
         content::copy(&self.saved.content(number)?, &mut file)?;
@@ -429,7 +439,10 @@ impl Applying<'_> {
         let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let modified = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds) };
         // A time that the file system cannot keep is no reason to fail.
-        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: keep, last_modification: modified });
+        let _ = rustix::fs::futimens(
+            &file,
+            &Timestamps { last_access: keep, last_modification: modified },
+        );
         match item.before {
             // What replaces something must be whole before that is gone.
             Some(_) => file.sync_all(),

@@ -91,7 +91,8 @@ mod tests {
     fn a_diff_is_what_patch_reads() {
         let expected = "--- a/d/f\n+++ b/d/f\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n";
         assert_eq!(diff(Some(b"a\nb\nc\n"), Some(b"a\nB\nc\n")).unwrap(), expected);
-        let expected = "--- /dev/null\n+++ b/d/f\n@@ -0,0 +1 @@\n+x\n\\ No newline at end of file\n";
+        let expected =
+            "--- /dev/null\n+++ b/d/f\n@@ -0,0 +1 @@\n+x\n\\ No newline at end of file\n";
         assert_eq!(diff(None, Some(b"x")).unwrap(), expected);
         let expected = "--- a/d/f\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n";
         assert_eq!(diff(Some(b"x\n"), None).unwrap(), expected);

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use super::folder::Folder;
@@ -12,8 +11,9 @@ use super::folder::Folder;
 /// value is, whatever has become of the sandbox.
 #[derive(Debug)]
 pub struct Layers {
-    /// When the sandbox was started: what the host has changed since then is not what it saw.
-    pub(super) since: SystemTime,
+    /// When the sandbox was ready, in seconds and nanoseconds of the clock that files are dated by, which
+    /// ticks every few milliseconds: what the host has changed since then is not what the sandbox saw.
+    pub(super) since: (i64, u32),
     pub(super) layers: Vec<Layer>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Lower {
 }
 
 impl Layers {
-    pub(crate) fn new(since: SystemTime, layers: Vec<Layer>) -> Self {
+    pub(crate) fn new(since: (i64, u32), layers: Vec<Layer>) -> Self {
         Self { since, layers }
     }
 }

@@ -21,15 +21,15 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{
-    folder::Folder,
-    layers::{Layer, Lower},
-};
 use self::walk::Origin;
 pub use self::{
     apply::Applied,
     layers::Layers,
     saved::{KEPT_FOR, SavedChanges},
+};
+pub(crate) use self::{
+    folder::Folder,
+    layers::{Layer, Lower},
 };
 use crate::error::Result;
 

@@ -175,10 +175,10 @@ impl SavedChanges {
         let path = directory.join(id);
         let lock = lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => unknown(),
-            io::ErrorKind::WouldBlock => {
-                Error::invalid(format!("the saved changes `{id}` are in use"))
-                    .with_remedy("another openbrain applies or shows them; try again when it is done")
-            }
+            io::ErrorKind::WouldBlock => Error::invalid(format!(
+                "the saved changes `{id}` are in use"
+            ))
+            .with_remedy("another openbrain applies or shows them; try again when it is done"),
             _ => cannot_read(id, error),
         })?;
         let manifest = read_manifest(&path).map_err(|error| match error.kind() {
@@ -267,7 +267,8 @@ impl SavedChanges {
             return self.remove();
         }
         let (path, new) = (self.directory.join(MANIFEST), self.directory.join("manifest.new"));
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(&self.manifest).map_err(io::Error::other)?)?;
         file.sync_all()?;
         fs::rename(new, path)
@@ -306,8 +307,8 @@ fn copy_unchanged(upper: &Folder, item: &Item, to: &mut File) -> io::Result<()> 
     let found = upper.stat(&item.path)?.ok_or_else(changed)?.print;
     let expected = item.after.ok_or_else(changed)?;
     // Letting ourselves in has changed the permissions, and the time of that.
-    let same = (found.inode, found.size, found.mtime)
-        == (expected.inode, expected.size, expected.mtime);
+    let same =
+        (found.inode, found.size, found.mtime) == (expected.inode, expected.size, expected.mtime);
     if same && from.metadata()?.ino() == expected.inode { Ok(()) } else { Err(changed()) }
 }
 
@@ -367,7 +368,10 @@ fn remove_old(directory: &Path) -> io::Result<()> {
     for (path, saved_at) in places(directory)? {
         let is_old = now.duration_since(saved_at).is_ok_and(|age| age > KEPT_FOR);
         let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(is_id);
-        if is_old && is_ours && let Ok(_lock) = lock(&path) {
+        if is_old
+            && is_ours
+            && let Ok(_lock) = lock(&path)
+        {
             // Somebody may have been faster.
             let _ = fs::remove_dir_all(&path);
         }

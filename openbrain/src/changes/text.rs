@@ -79,7 +79,10 @@ pub(super) mod optional {
 /// A path for a line of its own: one with control characters is written as a string literal, so that
 /// no name can pretend to be another line or move the cursor.
 pub(super) fn quoted(path: &Path) -> String {
-    let plain = |c: char| !c.is_control() && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     match path.to_str() {
         Some(text) if text.chars().all(plain) => text.to_owned(),
         _ => format!("{path:?}"),

@@ -10,7 +10,7 @@ use std::{
     },
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::OFlags;
@@ -84,11 +84,11 @@ struct Walk {
 /// Compares every layer; returns the entries, where they are, and whether something is missing.
 pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
     let mut walk = Walk::default();
-    let since = layers.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let since = (since.as_secs() as i64, since.subsec_nanos());
+    let since = layers.since;
     let deadline = Instant::now() + MOST_TIME;
     for (index, layer) in layers.layers.iter().enumerate() {
-        let mut one = OneLayer { walk: &mut walk, layer, index, since, deadline, groups: HashMap::new() };
+        let mut one =
+            OneLayer { walk: &mut walk, layer, index, since, deadline, groups: HashMap::new() };
         if one.compare().is_err() {
             walk.is_truncated = true;
         }
@@ -198,9 +198,9 @@ impl OneLayer<'_> {
             (None, Some(lower)) => {
                 Some((ChangeKind::Deleted, self.details(task, None, Some(lower))))
             }
-            (Some(upper), Some(lower)) => self
-                .difference(task, upper, lower)
-                .map(|details| (ChangeKind::Modified, details)),
+            (Some(upper), Some(lower)) => {
+                self.difference(task, upper, lower).map(|details| (ChangeKind::Modified, details))
+            }
         };
         let group = task.upper.filter(|upper| upper.links > 1 && !upper.is_directory());
         if let Some(upper) = group {
@@ -244,9 +244,7 @@ impl OneLayer<'_> {
 
     fn is_same_content(&self, task: &Task, upper: &Stat, lower: &Stat) -> bool {
         let Some(below) = self.layer.lower.as_ref() else { return false };
-        if upper.print.size != lower.print.size
-            || !below.may_be_read(lower.uid, lower.print.mode)
-        {
+        if upper.print.size != lower.print.size || !below.may_be_read(lower.uid, lower.print.mode) {
             return false;
         }
         let compare = || {
@@ -261,9 +259,7 @@ impl OneLayer<'_> {
         let is_file = |stat: &&Stat| stat.kind() == EntryKind::File;
         let (new_file, old_file) = (new.filter(is_file), old.filter(is_file));
         let target = match (new, old) {
-            (Some(new), _) if new.kind() == EntryKind::Link => {
-                link(&self.layer.upper, task).ok()
-            }
+            (Some(new), _) if new.kind() == EntryKind::Link => link(&self.layer.upper, task).ok(),
             (None, Some(old)) if old.kind() == EntryKind::Link => {
                 self.layer.lower.as_ref().and_then(|lower| link(&lower.folder, task).ok())
             }

@@ -101,7 +101,8 @@ fn check_changes(place: &Place, are_wanted: bool) -> Result<()> {
         _ if !are_wanted => Ok(()),
         Place::Embedded(_) => Ok(()),
         Place::Direct => {
-            Err(Error::invalid("a direct command cannot report its changes").with_remedy(ADD_SANDBOX))
+            Err(Error::invalid("a direct command cannot report its changes")
+                .with_remedy(ADD_SANDBOX))
         }
         Place::Opensandbox(..) => {
             Err(Error::invalid("a sandbox on an OpenSandbox server cannot report its changes")

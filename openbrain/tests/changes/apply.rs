@@ -94,17 +94,27 @@ fn no_file_becomes_set_user_id() {
 #[test]
 fn named_paths_are_applied_and_the_rest_stays() {
     let host = Host::with(&[("a", "a"), ("b", "b"), ("d/x", "x"), ("d/y", "y"), ("e", "e")]);
-    let mut saved = host.save("echo A > a; echo B > b; rm -r d; mkdir -p n/m; echo 1 > n/m/1; echo 2 > n/2; rm e");
+    let mut saved = host
+        .save("echo A > a; echo B > b; rm -r d; mkdir -p n/m; echo 1 > n/m/1; echo 2 > n/2; rm e");
     let apply = |saved: &mut SavedChanges, paths: &[&str]| {
         let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
         let applied = saved.apply(&paths).unwrap().paths;
-        applied.iter().map(|path| path.strip_prefix("/workspace").unwrap().to_owned()).collect::<Vec<_>>()
+        applied
+            .iter()
+            .map(|path| path.strip_prefix("/workspace").unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(apply(&mut saved, &["/workspace/a", "./d"]), ["a", "d", "d/x", "d/y"].map(PathBuf::from));
+    assert_eq!(
+        apply(&mut saved, &["/workspace/a", "./d"]),
+        ["a", "d", "d/x", "d/y"].map(PathBuf::from)
+    );
     assert_eq!(told(&saved.changes()), ["M b", "D e", "A n", "A n/2", "A n/m", "A n/m/1"]);
     // The directory comes along, and nothing else in it.
     assert_eq!(apply(&mut saved, &["n/m/1"]), ["n", "n/m", "n/m/1"].map(PathBuf::from));
-    assert_eq!([host.path("n/2").exists(), host.path("d").exists(), host.path("e").exists()], [false, false, true]);
+    assert_eq!(
+        [host.path("n/2").exists(), host.path("d").exists(), host.path("e").exists()],
+        [false, false, true]
+    );
     let id = saved.id().to_owned();
     drop(saved);
     let mut saved = SavedChanges::load(&host.saved(), &id).unwrap();
@@ -132,7 +142,9 @@ fn a_host_that_moved_on_is_left_alone() {
     type Change = fn(&Host);
     let moves: [(&str, Change); 9] = [
         ("edited", |host| host.write("edited", "by somebody else")),
-        ("edited", |host| fs::set_permissions(host.path("edited"), fs::Permissions::from_mode(0o600)).unwrap()),
+        ("edited", |host| {
+            fs::set_permissions(host.path("edited"), fs::Permissions::from_mode(0o600)).unwrap()
+        }),
         ("edited", |host| fs::remove_file(host.path("edited")).unwrap()),
         ("gone", |host| host.write("gone", "needed again")),
         ("new", |host| host.write("new", "mine")),
@@ -143,7 +155,12 @@ fn a_host_that_moved_on_is_left_alone() {
     ];
     for (named, change) in moves {
         let host = Host::with(&[
-            ("edited", "old"), ("gone", "gone"), ("dir/x", "x"), ("to_file/x", "x"), ("kept_dir/k", "k"), ("other", "o"),
+            ("edited", "old"),
+            ("gone", "gone"),
+            ("dir/x", "x"),
+            ("to_file/x", "x"),
+            ("kept_dir/k", "k"),
+            ("other", "o"),
         ]);
         let mut saved = host.save(
             "echo new > edited; rm gone; echo new > new; rm -r dir to_file; echo f > to_file
@@ -166,10 +183,17 @@ fn what_the_host_changed_while_the_command_ran_has_moved_on() {
     let host = Host::with(&[("a", "a"), ("b", "b")]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let output = runtime.block_on(async {
-        let exec = host.shell("echo ready; read go; echo sandbox > a").stdin(openbrain::Stdin::Pipe);
+        let exec =
+            host.shell("echo ready; read go; echo sandbox > a").stdin(openbrain::Stdin::Pipe);
         let mut process = host.engine.spawn(exec).await.unwrap();
         process.next_event().await.unwrap();
-        host.write("a", "host");
+        // The clock of files ticks every few milliseconds.
+        host.write("b", "b");
+        let time = |path| fs::metadata(host.path(path)).unwrap();
+        let time = |path| (time(path).ctime(), time(path).ctime_nsec());
+        while time("a") <= time("b") {
+            host.write("a", "host");
+        }
         let mut stdin = process.take_stdin().unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stdin, b"go\n").await.unwrap();
         process.wait().await.unwrap()

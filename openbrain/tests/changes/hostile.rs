@@ -1,6 +1,11 @@
 //! What somebody does who wants openbrain to read or write elsewhere, to wait, or to have no end.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, time::{Duration, Instant}};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use openbrain::{EntryKind, Exec, Mount, MountMode};
 use rustix::fs::{CWD, Mode};
@@ -19,7 +24,8 @@ fn guarded() -> (Host, PathBuf, Vec<String>) {
     (host, outside, before)
 }
 
-const SCRIPT: &str = "echo new > d/file; rm d/gone; echo n > d/new; mkdir d/made; echo m > d/made/m; rm -r d/sub";
+const SCRIPT: &str =
+    "echo new > d/file; rm d/gone; echo n > d/new; mkdir d/made; echo m > d/made/m; rm -r d/sub";
 
 #[test]
 fn a_directory_swapped_for_a_link_leads_nowhere() {
@@ -113,7 +119,8 @@ fn what_the_sandbox_could_not_read_is_in_no_diff() {
     std::os::unix::fs::chown(host.path("own"), Some(4321), Some(4321)).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(host.path("secret"), mode).unwrap();
-    let changes = host.changes("! cat secret 2>/dev/null; rm -f own; rm -f secret 2>/dev/null || :");
+    let changes =
+        host.changes("! cat secret 2>/dev/null; rm -f own; rm -f secret 2>/dev/null || :");
     assert_eq!(told(&changes)[0], "D own");
     assert!(!serde_json::to_string(&changes).unwrap().contains("the secret"));
     assert!(changes.entries[0].diff.is_some());
@@ -147,13 +154,17 @@ fn a_tree_without_bottom_has_an_end() {
     assert!(output.success(), "{}", output.stderr_text());
     let changes = output.changes.unwrap();
     assert!(changes.truncated);
-    assert!(changes.entries.len() > 50 && changes.entries.iter().all(|change| change.kind == EntryKind::Directory));
+    assert!(
+        changes.entries.len() > 50
+            && changes.entries.iter().all(|change| change.kind == EntryKind::Directory)
+    );
 }
 
 #[test]
 fn a_huge_sparse_file_costs_what_is_in_it() {
     let host = Host::new();
     fs::File::create(host.path("both")).unwrap().set_len(1 << 42).unwrap();
-    let changes = host.changes("truncate -s 7T new; printf x >> both; truncate -s 4398046511104 both");
+    let changes =
+        host.changes("truncate -s 7T new; printf x >> both; truncate -s 4398046511104 both");
     assert_eq!(told(&changes), ["A new"]);
 }

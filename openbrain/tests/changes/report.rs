@@ -62,7 +62,10 @@ fn every_kind_of_change_is_told() {
     assert_eq!(edited.diff.as_deref(), Some(diff));
     let mode = find("mode");
     assert_eq!((mode.mode, mode.old_mode, &mode.diff), (0o600, Some(0o644), &None));
-    assert_eq!(find("gone").diff.as_deref(), Some("--- a/gone\n+++ /dev/null\n@@ -1 +0,0 @@\n-gone\n"));
+    assert_eq!(
+        find("gone").diff.as_deref(),
+        Some("--- a/gone\n+++ /dev/null\n@@ -1 +0,0 @@\n-gone\n")
+    );
     assert_eq!(find("link").target.as_deref(), Some(Path::new("edited")));
     assert_eq!(find("to_dir").old_kind, Some(EntryKind::File));
     assert_eq!(find("to_file").old_kind, Some(EntryKind::Directory));
@@ -84,7 +87,8 @@ fn what_is_the_same_again_has_not_changed() {
 
 #[test]
 fn a_directory_made_anew_hides_what_was_in_it() {
-    let host = Host::with(&[("d/old", "1"), ("d/same", "2"), ("d/sub/deep", "3"), ("d/sub/x", "4")]);
+    let host =
+        Host::with(&[("d/old", "1"), ("d/same", "2"), ("d/sub/deep", "3"), ("d/sub/x", "4")]);
     let changes = host.changes(
         "rm -r d; mkdir -p d/sub; printf 2 > d/same; printf new > d/new; printf 3 > d/sub/deep",
     );
@@ -93,7 +97,8 @@ fn a_directory_made_anew_hides_what_was_in_it() {
 
 #[test]
 fn renames_are_told_as_deleted_and_added() {
-    let host = Host::with(&[("a", "a\n"), ("dir/x", "x\n"), ("dir/sub/y", "y\n"), ("into/z", "z\n")]);
+    let host =
+        Host::with(&[("a", "a\n"), ("dir/x", "x\n"), ("dir/sub/y", "y\n"), ("into/z", "z\n")]);
     let changes = host.changes("mv a b; mv dir into/moved; mkdir n; echo n > n/n; mv n o");
     let expected = [
         "D a",
@@ -127,11 +132,12 @@ fn hard_links_are_told_by_the_path_that_they_share() {
 #[test]
 fn what_the_sandbox_has_of_its_own_is_told_and_saved_for_nobody() {
     let host = Host::new();
-    let script = "echo t > /tmp/t; echo h > ~/h; mkdir /var/tmp/v; echo r > /run/r; echo s > /dev/shm/s";
-    let mut changes = host.engine.run_blocking(Exec::new(script).sandbox().changes()).unwrap().changes.unwrap();
+    let script =
+        "echo t > /tmp/t; echo h > ~/h; mkdir /var/tmp/v; echo r > /run/r; echo s > /dev/shm/s";
+    let mut changes =
+        host.engine.run_blocking(Exec::new(script).sandbox().changes()).unwrap().changes.unwrap();
     let told: Vec<String> = changes.entries.iter().map(ToString::to_string).collect();
-    let expected =
-        ["A /run/r", "A /var/tmp/v", "A /dev/shm/s", "A /home/sandbox/h", "A /tmp/t"];
+    let expected = ["A /run/r", "A /var/tmp/v", "A /dev/shm/s", "A /home/sandbox/h", "A /tmp/t"];
     assert_eq!(told, expected);
     assert!(changes.entries.iter().all(|change| change.mount.is_none()));
     assert!(changes.save(&host.saved()).unwrap().is_none());
@@ -195,9 +201,13 @@ fn names_of_any_bytes_are_told_exactly() {
 #[test]
 fn a_file_that_nobody_may_read_is_told() {
     let host = Host::with(&[("m", "m\n")]);
-    let changes = host.changes("echo x > f; chmod 0 f; mkdir d; echo y > d/y; chmod 0 d; chmod 0 m");
+    let changes =
+        host.changes("echo x > f; chmod 0 f; mkdir d; echo y > d/y; chmod 0 d; chmod 0 m");
     assert_eq!(told(&changes), ["A d", "A d/y", "A f", "M m"]);
-    assert_eq!(changes.entries.iter().map(|change| change.mode).collect::<Vec<_>>(), [0, 0o644, 0, 0]);
+    assert_eq!(
+        changes.entries.iter().map(|change| change.mode).collect::<Vec<_>>(),
+        [0, 0o644, 0, 0]
+    );
     let diff = "--- /dev/null\n+++ b/f\n@@ -0,0 +1 @@\n+x\n";
     assert_eq!(changes.entries[2].diff.as_deref(), Some(diff));
     assert!(!changes.truncated);
@@ -216,7 +226,9 @@ fn a_command_that_was_killed_has_changed_what_it_has() {
 fn several_mounts_are_apart() {
     let host = Host::with(&[("a/x", "1"), ("b/x", "1")]);
     let mount = |name: &str, target: &str| Mount::new(host.path(name), target, MountMode::Overlay);
-    let exec = Exec::new("echo 2 > /data/a/x; echo 3 > /data/a-1b/x; cp /data/a/x /tmp/x").sandbox().changes();
+    let exec = Exec::new("echo 2 > /data/a/x; echo 3 > /data/a-1b/x; cp /data/a/x /tmp/x")
+        .sandbox()
+        .changes();
     let exec = exec.mount_at(mount("a", "/data/a")).mount_at(mount("b", "/data/a-1b"));
     let changes = host.engine.run_blocking(exec).unwrap().changes.unwrap();
     let told: Vec<_> =

@@ -57,7 +57,8 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let host = Self { engine: Engine::new(Settings::default()), owner: TempDir::new().unwrap() };
+        let host =
+            Self { engine: Engine::new(Settings::default()), owner: TempDir::new().unwrap() };
         fs::create_dir(host.tree()).unwrap();
         host
     }

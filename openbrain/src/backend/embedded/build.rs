@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
 };
 
 use super::{
@@ -40,8 +39,6 @@ pub(super) struct Build<'a> {
     pub(super) egress: Option<egress::Plan>,
     /// Whether the library is handed what the sandbox writes.
     pub(super) hands_over: bool,
-    /// What the host changes from here on is not what the sandbox sees.
-    pub(super) since: SystemTime,
 }
 
 impl<'a> Build<'a> {
@@ -51,7 +48,6 @@ impl<'a> Build<'a> {
         limits: &'a Limits,
         hands_over: bool,
     ) -> Result<Self> {
-        let since = SystemTime::now();
         let sources = sources::open(sandbox)?;
         let groups = Hierarchies::find()
             .plan(limits)
@@ -72,7 +68,6 @@ impl<'a> Build<'a> {
             enforcement,
             egress: egress::Plan::new(sandbox)?,
             hands_over,
-            since,
         })
     }
 

@@ -34,6 +34,8 @@ const COVERED: &str = "/proc";
 const SCRATCH: &str = "proc";
 /// Where the upper layers of overlays are, out of the sandbox's sight.
 const LAYERS: &str = "proc/layers";
+/// The same, below the scratch file system.
+pub(super) const UPPER_LAYERS: &str = "layers";
 /// What parts of `/proc` are covered with.
 const EMPTY_FILE: &str = "proc/empty-file";
 const EMPTY_DIRECTORY: &str = "proc/empty-directory";
@@ -397,7 +399,7 @@ fn layer_name(target: &Path) -> String {
 
 /// Where, in the scratch file system, what is written to an overlay lies.
 pub(super) fn upper_layer(target: &Path) -> PathBuf {
-    PathBuf::from(format!("layers/{}-upper", layer_name(&relative(target))))
+    Path::new(UPPER_LAYERS).join(format!("{}-upper", layer_name(&relative(target))))
 }
 
 /// Hands the scratch file system to the library, which then has what was written when the sandbox is

@@ -5,7 +5,6 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -13,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     build::Build,
     host::Identity,
-    root::{OWN, USR, upper_layer},
+    root::{OWN, UPPER_LAYERS, USR, upper_layer},
 };
 use crate::{
     backend::Layers,
@@ -40,7 +39,6 @@ pub(super) struct Written {
     /// Every mount, in the sandbox.
     targets: Vec<PathBuf>,
     system: System,
-    since: SystemTime,
 }
 
 /// A mount of the mode `overlay`.
@@ -68,7 +66,6 @@ impl Written {
             overlays: overlays.collect::<io::Result<_>>().map_err(cannot)?,
             targets: build.sources.iter().map(|source| source.target.clone()).collect(),
             system: build.sandbox.system,
-            since: build.since,
         })
     }
 
@@ -79,7 +76,12 @@ impl Written {
             Access::Ours => scratch.abandoned(),
             Access::Shared => scratch,
         };
-        let own = OWN.iter().map(|(path, name, _)| (Path::new("/").join(path), PathBuf::from(name)));
+        // Made last of all, by the clock of all files: a change of the host that is later is not seen for
+        // sure, and one that is not was there.
+        let made = scratch.stat(Path::new(UPPER_LAYERS)).map_err(cannot)?;
+        let since = made.map_or((0, 0), |made| made.print.mtime);
+        let own =
+            OWN.iter().map(|(path, name, _)| (Path::new("/").join(path), PathBuf::from(name)));
         let mut layers = Vec::new();
         for overlay in &self.overlays {
             let lower = Lower {
@@ -88,7 +90,12 @@ impl Written {
                 owner: overlay.owner,
                 is_mount: true,
             };
-            layers.push(self.layer(&scratch, &overlay.target, &upper_layer(&overlay.target), Some(lower))?);
+            layers.push(self.layer(
+                &scratch,
+                &overlay.target,
+                &upper_layer(&overlay.target),
+                Some(lower),
+            )?);
         }
         for (target, name) in own {
             layers.push(self.layer(&scratch, &target, &name, None)?);
@@ -103,7 +110,7 @@ impl Written {
             layer.skeleton.extend(USR.map(PathBuf::from));
             layers.push(layer);
         }
-        Ok(Layers::new(self.since, layers))
+        Ok(Layers::new(since, layers))
     }
 
     fn layer(
