@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     args::{Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, SettingsArgs, SurroundingsArgs},
-    config,
+    changes, config,
     console::{json_line, print_json, print_yaml, say},
     env, exit,
     failure::{Failure, Result},
@@ -106,6 +106,7 @@ fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
         sandbox,
         direct,
         mount,
+        changes,
         expose,
         allow_network,
         no_network,
@@ -113,6 +114,7 @@ fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
         allow_domain,
         allow_host,
     } = args;
+    exec.changes = changes;
     exec.sandbox = (sandbox || direct).then_some(sandbox);
     exec.allow_network = if no_network { Some(false) } else { allow_network };
     exec.allowed_ports = (!allow_port.is_empty()).then_some(allow_port);
@@ -212,6 +214,9 @@ fn remark(output: &Output, spec: &Spec) {
     }
     for denial in &output.denials {
         say(denied(denial));
+    }
+    if let Some(changes) = &output.changes {
+        changes::remark(changes);
     }
     if output.resources.oom_killed {
         say("warning: the memory limit of the sandbox was reached");

@@ -17,11 +17,13 @@ use rustix::{
     io::Errno,
 };
 
+use serde::Serialize;
+
 use super::{
     EntryKind, content,
     folder::{Fingerprint, Folder, by_descriptor, name, names, stat_at},
     saved::{Item, SavedChanges, SavedMount},
-    text::quoted,
+    text::{self, quoted},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -29,12 +31,14 @@ use crate::error::{Error, ErrorKind, Result};
 const MOST_NAMED: usize = 10;
 
 /// What was applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
     /// The changes that the host has now, by their paths in the sandbox.
+    #[serde(serialize_with = "text::list")]
     pub paths: Vec<PathBuf>,
     /// Sockets and devices, which are nothing without their process and their driver.
+    #[serde(serialize_with = "text::list")]
     pub skipped: Vec<PathBuf>,
 }
 

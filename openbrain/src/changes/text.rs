@@ -76,6 +76,11 @@ pub(super) mod optional {
     }
 }
 
+/// For `#[serde(serialize_with)]`.
+pub(super) fn list<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| Text::from(&**path)))
+}
+
 /// A path for a line of its own: one with control characters is written as a string literal, so that
 /// no name can pretend to be another line or move the cursor.
 pub(super) fn quoted(path: &Path) -> String {
