@@ -63,6 +63,9 @@ pub trait Session: Backend {
     /// What the caller should know about it.
     fn warnings(&self) -> &[String];
 
+    /// Waits until it has ended, as far as that can be seen from here: a server is asked every 100 s.
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()>;
+
     /// Carries out an order; returns when that is done.
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
 }

@@ -173,6 +173,12 @@ impl Sandbox {
         self.order(SessionOrder::Kill).await
     }
 
+    /// Waits until the sandbox has ended: killed, at the end of its time, or because its processes were
+    /// killed from outside. The end of one on a server that somebody else deletes shows within 100 s.
+    pub async fn ended(&self) {
+        Arc::clone(&self.session).ended().await;
+    }
+
     /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
     /// end of this process ends it any more. An embedded one has its network only as long as this
     /// process lives.

@@ -8,12 +8,12 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     build::{Build, unavailable},
@@ -27,7 +27,7 @@ use crate::{
         Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
         helper::{
             self, CommandPlan, Descriptors, Door, Guarded, Link, Program, Section, StartFailure,
-            wire::{self, report},
+            wire::{self, Report, report},
         },
     },
     error::{Error, ErrorKind, Result},
@@ -86,7 +86,8 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
         id: new_id(),
         link,
         door,
-        heard: AsyncMutex::default(),
+        heard: watch::Sender::default(),
+        serial: AtomicU32::new(0),
         is_paused: AtomicBool::new(false),
         is_killed: AtomicBool::new(false),
         groups: build.groups.map(Arc::new),
@@ -118,7 +119,9 @@ struct Open {
     id: String,
     link: Link,
     door: Door,
-    heard: AsyncMutex<Heard>,
+    heard: watch::Sender<Heard>,
+    /// Number of the last order.
+    serial: AtomicU32,
     is_paused: AtomicBool,
     is_killed: AtomicBool,
     groups: Option<Arc<Groups>>,
@@ -129,10 +132,11 @@ struct Open {
     warnings: Vec<String>,
 }
 
-/// What was heard from the monitor.
+/// What was heard from the monitor. Whoever waits for a report hears for all.
 #[derive(Debug, Default)]
 struct Heard {
-    serial: u32,
+    /// Number of the last order that was carried out.
+    done: u32,
     has_expired: bool,
     end: Option<End>,
 }
@@ -169,6 +173,12 @@ impl Session for Open {
         &self.warnings
     }
 
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.end().await;
+        })
+    }
+
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             match order {
@@ -190,7 +200,7 @@ impl Session for Open {
                 SessionOrder::Kill => {
                     self.is_killed.store(true, Relaxed);
                     self.link.order(wire::Order::KILL);
-                    timeout(ANSWER, self.ended()).await.map(drop).map_err(|_| no_answer("kill"))
+                    timeout(ANSWER, self.end()).await.map(drop).map_err(|_| no_answer("kill"))
                 }
             }
         })
@@ -280,58 +290,63 @@ impl Open {
 
     /// Gives an order and waits until it was carried out.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
-        let mut heard = self.heard.lock().await;
-        heard.serial += 1;
-        let serial = heard.serial;
+        let serial = self.serial.fetch_add(1, Relaxed) + 1;
         let milliseconds = time.as_millis() as u64;
         self.link.send(wire::Order { signal, serial, milliseconds });
-        let answer = async {
-            loop {
-                if let Some(end) = heard.end {
-                    return Err(lost(end));
-                }
-                if self.hear(&mut heard).await == Some(serial) {
-                    return Ok(());
-                }
-            }
-        };
+        // The monitor carries orders out one after the other.
+        let answer = self.hear_until(|heard| match heard.end {
+            _ if heard.done >= serial => Some(Ok(())),
+            end => end.map(|end| Err(lost(end))),
+        });
         timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(no_answer("obey")))
     }
 
     /// Waits until the sandbox has ended.
-    async fn ended(&self) -> End {
-        let mut heard = self.heard.lock().await;
+    async fn end(&self) -> End {
+        self.hear_until(|heard| heard.end).await
+    }
+
+    /// Hears reports until they say what is looked for. Cancel-safe.
+    async fn hear_until<T>(&self, look: impl Fn(&Heard) -> Option<T>) -> T {
+        let mut news = self.heard.subscribe();
         loop {
-            if let Some(end) = heard.end {
-                return end;
+            if let Some(found) = look(&news.borrow_and_update()) {
+                return found;
             }
-            self.hear(&mut heard).await;
+            tokio::select! {
+                _ = news.changed() => {}
+                report = self.link.report() => {
+                    let report = report.ok().flatten().map(|(report, _)| report);
+                    let is_killed = self.is_killed.load(Relaxed);
+                    self.heard.send_modify(|heard| heard.note(report, is_killed));
+                }
+            }
         }
     }
 
-    /// Hears one report; returns the number of an order that was carried out. Cancel-safe.
-    async fn hear(&self, heard: &mut Heard) -> Option<u32> {
-        let report = self.link.report().await;
-        match report.ok().flatten().map(|(report, _)| report) {
-            Some(report) if report.kind == report::DONE => return Some(report.first as u32),
-            Some(report) if report.kind == report::EXPIRED => heard.has_expired = true,
+    /// What has become of a command whose socket closed: the end of the sandbox, if that is it.
+    async fn lost(&self, error: Error) -> Error {
+        match timeout(REASON, self.end()).await {
+            Ok(end) => lost(end),
+            Err(_) => error,
+        }
+    }
+}
+
+impl Heard {
+    /// Notes a report, or that there are none any more.
+    fn note(&mut self, report: Option<Report>, is_killed: bool) {
+        match report {
+            Some(report) if report.kind == report::DONE => self.done = report.first as u32,
+            Some(report) if report.kind == report::EXPIRED => self.has_expired = true,
             Some(report) if report.kind != report::ENDED => {}
             _ => {
-                heard.end = Some(match (heard.has_expired, self.is_killed.load(Relaxed)) {
+                self.end.get_or_insert(match (self.has_expired, is_killed) {
                     (true, _) => End::Expired,
                     (false, true) => End::Killed,
                     (false, false) => End::Died,
                 });
             }
-        }
-        None
-    }
-
-    /// What has become of a command whose socket closed: the end of the sandbox, if that is it.
-    async fn lost(&self, error: Error) -> Error {
-        match timeout(REASON, self.ended()).await {
-            Ok(end) => lost(end),
-            Err(_) => error,
         }
     }
 }

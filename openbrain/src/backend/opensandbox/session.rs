@@ -21,7 +21,7 @@ use super::{
     create,
     failure::{Failure, FailureKind},
     job::Job,
-    keeper::Lease,
+    keeper::{Lease, Release},
     link::{End, Letters, explain},
     ready,
     run::{DIRECTORY, Started, check_paths, connection, pass_on, random_name, start},
@@ -66,7 +66,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
                 client,
                 agent,
                 server: server.clone(),
-                state: Arc::new(State { lease: Mutex::new(Some(lease)), ..State::default() }),
+                state: Arc::new(State::new(lease)),
                 isolation: create::isolation(&spec.limits, sandbox, server),
             }))
         }
@@ -90,15 +90,22 @@ struct Open {
 }
 
 /// How a sandbox stands, as far as this process has a hand in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Taken by whoever ends or leaves the sandbox.
     lease: Mutex<Option<Lease>>,
-    is_killed: AtomicBool,
+    over: watch::Receiver<Option<Release>>,
+    is_killed: watch::Sender<bool>,
     is_paused: AtomicBool,
 }
 
 impl State {
+    fn new(lease: Lease) -> Self {
+        let over = lease.over();
+        let (is_killed, is_paused) = (watch::Sender::default(), AtomicBool::default());
+        Self { lease: Mutex::new(Some(lease)), over, is_killed, is_paused }
+    }
+
     fn with_lease<T>(&self, look: impl FnOnce(&Lease) -> T) -> Option<T> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
     }
@@ -110,7 +117,7 @@ impl State {
     /// The error of whatever is asked of the sandbox, when it has ended.
     fn ended(&self) -> Option<Error> {
         let expired = self.with_lease(Lease::has_expired);
-        let (why, remedy) = match (self.is_killed.load(Relaxed), expired) {
+        let (why, remedy) = match (*self.is_killed.borrow(), expired) {
             (true, _) => ("it was killed", "create another one"),
             (false, Some(true)) => {
                 ("its time was over", "give it a longer timeout, or renew it in time")
@@ -143,6 +150,18 @@ impl Session for Open {
 
     fn warnings(&self) -> &[String] {
         &[]
+    }
+
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut over = self.state.over.clone();
+            let mut is_killed = self.state.is_killed.subscribe();
+            tokio::select! {
+                Ok(_) = over.wait_for(Option::is_some) => {}
+                Ok(_) = is_killed.wait_for(|killed| *killed) => {}
+                else => {}
+            }
+        })
     }
 
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
@@ -183,7 +202,7 @@ impl Open {
     }
 
     async fn kill(&self) -> Result<()> {
-        self.state.is_killed.store(true, Relaxed);
+        self.state.is_killed.send_replace(true);
         let Some(lease) = self.state.take_lease() else { return Ok(()) };
         timeout(DELETION, lease.delete()).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Internal, "the server takes long to delete the sandbox")
