@@ -1,11 +1,13 @@
 //! A sandbox that outlives one command.
 
+mod background;
 mod bind;
 mod files;
 mod tree;
 mod work;
 
 pub use self::{
+    background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, Files},
     tree::Transfer,
 };
@@ -100,6 +102,16 @@ impl Sandbox {
         self.spawn(exec).await?.wait().await
     }
 
+    /// Starts a command in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::spawn`].
+    pub async fn start(&self, exec: Exec) -> Result<Background> {
+        let command = background::shown(&exec.command);
+        Ok(Background::start(command, self.spawn(exec).await?))
+    }
+
     /// Name of the sandbox, unique and unguessable.
     pub fn id(&self) -> &str {
         self.session.id()
@@ -188,6 +200,14 @@ impl Sandbox {
     /// `sandbox_lost` when it has ended.
     pub async fn keep(self) -> Result<()> {
         self.order(SessionOrder::Keep).await
+    }
+
+    pub(crate) fn spec(&self) -> &SessionSpec {
+        &self.spec
+    }
+
+    pub(crate) fn session(&self) -> &Arc<dyn Session> {
+        &self.session
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {
