@@ -18,7 +18,10 @@ fn changed() -> Option<(Place, Ran, String)> {
     place.file("Makefile", "install:\n\techo two >> edited\n\trm gone\n\techo new > new\n");
     let line = ["exec", "--sandbox", "--mount", ".:overlay", "--changes", "make install"];
     let ran = place.run(&line).code(0);
-    let id = ran.stderr.lines().find_map(|line| line.strip_prefix("openbrain: apply with: openbrain apply "));
+    let id = ran
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("openbrain: apply with: openbrain apply "));
     let id = id.unwrap_or_else(|| panic!("{ran:#?}")).to_owned();
     Some((place, ran, id))
 }
@@ -51,12 +54,18 @@ fn changes_are_shown_applied_and_gone() {
     let ran = place.run(&["changes", &id]).code(0);
     assert_eq!(ran.stdout, "M /workspace/edited\nD /workspace/gone\nA /workspace/new\n");
     let ran = place.run(&["changes", &id, "--diff"]).code(0);
-    assert!(ran.stdout.contains("--- a/edited\n+++ b/edited\n@@ -1 +1,2 @@\n one\n+two\n"), "{ran:#?}");
+    assert!(
+        ran.stdout.contains("--- a/edited\n+++ b/edited\n@@ -1 +1,2 @@\n one\n+two\n"),
+        "{ran:#?}"
+    );
     let ran = place.run(&["changes", &id, "--json"]).code(0);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(json["entries"][1]["change"], "deleted");
     let ran = place.run(&["changes"]).code(0);
-    assert!(ran.stdout.contains(&id) && ran.stdout.contains("1 added, 1 modified, 1 deleted"), "{ran:#?}");
+    assert!(
+        ran.stdout.contains(&id) && ran.stdout.contains("1 added, 1 modified, 1 deleted"),
+        "{ran:#?}"
+    );
     let ran = place.run(&["apply", &id]).code(0);
     assert_eq!((&*ran.stdout, &*ran.stderr), ("", "openbrain: 3 changes are applied\n"));
     assert_eq!(read(&place, "edited").unwrap(), "one\ntwo\n");
@@ -72,7 +81,10 @@ fn named_paths_are_applied_and_the_rest_is_discarded() {
     let Some((place, _, id)) = changed() else { return };
     let ran = place.run(&["apply", &id, "edited", "/workspace/new", "--json"]).code(0);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(json["applied"]["paths"], serde_json::json!(["/workspace/edited", "/workspace/new"]));
+    assert_eq!(
+        json["applied"]["paths"],
+        serde_json::json!(["/workspace/edited", "/workspace/new"])
+    );
     assert_eq!(json["left"], 1);
     assert!(read(&place, "gone").is_some());
     place.run(&["discard", &id]).code(0).prints("");
@@ -103,7 +115,8 @@ fn machines_are_told_of_changes_too() {
     let place = Place::new();
     place.file("a", "a\n");
     for form in ["--json", "--events"] {
-        let line = ["exec", "--sandbox", "--mount", ".:overlay", "--changes", form, "echo b > b; rm a"];
+        let line =
+            ["exec", "--sandbox", "--mount", ".:overlay", "--changes", form, "echo b > b; rm a"];
         let ran = place.run(&line).code(0);
         let last: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
         let changes = last.get("changes").unwrap_or_else(|| &last["result"]["changes"]);
@@ -119,7 +132,8 @@ fn nothing_is_saved_where_nothing_changed() {
         return;
     }
     let place = Place::new();
-    let ran = place.run(&["exec", "--sandbox", "--mount", ".:overlay", "--changes", "true"]).code(0);
+    let ran =
+        place.run(&["exec", "--sandbox", "--mount", ".:overlay", "--changes", "true"]).code(0);
     assert_eq!(ran.stderr, "openbrain: nothing has changed\n");
     assert_eq!(place.run(&["changes", "--json"]).code(0).stdout, "[]\n");
     let ran = place.run(&["exec", "--changes", "true"]).code(125);
