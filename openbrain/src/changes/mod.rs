@@ -36,8 +36,8 @@ use crate::error::Result;
 /// The most entries of one report.
 pub(crate) const MOST_ENTRIES: usize = 100_000;
 
-/// What the commands of a sandbox have changed: in mounts of the mode
-/// [`overlay`](crate::MountMode::Overlay), and in what a sandbox has of its own.
+/// What the commands of a sandbox have changed: in mounts of the mode `overlay`, and in what a sandbox has
+/// of its own.
 ///
 /// Compared are kinds, permissions, contents and the targets of links. A file that was rewritten with
 /// the same content, or only touched, has not changed; neither has a directory whose entries did. Not
@@ -45,7 +45,7 @@ pub(crate) const MOST_ENTRIES: usize = 100_000;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Changes {
-    /// The name by which they are applied or discarded, once they were [saved](Changes::save).
+    /// The name by which they are applied or discarded, once they are saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// What has changed, each directory before what is in it; at most 100,000 entries.
@@ -62,7 +62,7 @@ pub struct Changes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Change {
-    /// Where it is, as the sandbox sees it; in JSON `{"base64": …}` when it is not UTF-8.
+    /// Where it is, as the sandbox sees it.
     #[serde(with = "text::path")]
     #[schemars(with = "text::Text")]
     pub path: PathBuf,

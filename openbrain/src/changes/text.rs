@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 /// A path: a text, or its bytes in base64 when they are not UTF-8.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a text or {base64}")]
-#[schemars(inline)]
+#[schemars(rename = "Path")]
 pub(super) enum Text {
     /// UTF-8.
     Text(String),
