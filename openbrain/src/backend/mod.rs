@@ -151,7 +151,7 @@ pub struct Running {
     /// Its standard error; none on a pseudo-terminal.
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// What it writes, when its changes are to be reported after its end.
-    pub changes: Option<Arc<Layers>>,
+    pub changes: Option<Layers>,
     /// The way to influence it and to learn its end.
     pub control: Box<dyn Control>,
 }

@@ -205,10 +205,14 @@ impl Item {
 
     /// The permissions that it gets.
     fn mode(&self) -> Mode {
-        let [before, after] =
-            [self.before, self.after].map(|print| print.map_or(0, |print| print.permissions()));
-        Mode::from_raw_mode(after & 0o1777 | after & before & 0o6000)
+        Mode::from_raw_mode(permissions(self.before, self.after))
     }
+}
+
+/// What is applied of the permissions: set-user-id and set-group-id bits only where they were.
+fn permissions(before: Option<Fingerprint>, after: Option<Fingerprint>) -> u32 {
+    let [before, after] = [before, after].map(|print| print.map_or(0, |print| print.permissions()));
+    after & 0o1777 | after & before & 0o6000
 }
 
 /// A mount's directory on the host.
@@ -533,4 +537,19 @@ fn temporary_name() -> io::Result<String> {
     let mut bytes = [0u8; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(format!(".openbrain-{:016x}", u64::from_ne_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fingerprint, permissions};
+
+    #[test]
+    fn a_file_becomes_set_user_id_only_when_it_was() {
+        let print =
+            |mode| Some(Fingerprint { inode: 1, mode, size: 0, mtime: (0, 0), ctime: (0, 0) });
+        assert_eq!(permissions(None, print(0o106755)), 0o755);
+        assert_eq!(permissions(print(0o100755), print(0o106755)), 0o755);
+        assert_eq!(permissions(print(0o104755), print(0o106711)), 0o4711);
+        assert_eq!(permissions(None, print(0o041777)), 0o1777);
+    }
 }

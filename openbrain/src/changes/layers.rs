@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::folder::Folder;
@@ -15,6 +16,7 @@ pub struct Layers {
     /// ticks every few milliseconds: what the host has changed since then is not what the sandbox saw.
     pub(super) since: (i64, u32),
     pub(super) layers: Vec<Layer>,
+    is_given_up: AtomicBool,
 }
 
 /// One directory of a sandbox that it writes to.
@@ -44,7 +46,16 @@ pub(crate) struct Lower {
 
 impl Layers {
     pub(crate) fn new(since: (i64, u32), layers: Vec<Layer>) -> Self {
-        Self { since, layers }
+        Self { since, layers, is_given_up: AtomicBool::new(false) }
+    }
+
+    /// Tells a report that nobody waits for it any more.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
     }
 }
 

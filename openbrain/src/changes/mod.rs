@@ -31,7 +31,7 @@ pub(crate) use self::{
     folder::Folder,
     layers::{Layer, Lower},
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most entries of one report.
 pub(crate) const MOST_ENTRIES: usize = 100_000;
@@ -153,6 +153,15 @@ struct Written {
     origins: Vec<Origin>,
 }
 
+/// Somebody who waits for a report.
+struct Waiting(Arc<Layers>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Written").finish_non_exhaustive()
@@ -160,8 +169,18 @@ impl fmt::Debug for Written {
 }
 
 impl Changes {
-    /// Compares the layers of a sandbox with what is below them. It reads files, and blocks.
-    pub(crate) fn of(layers: &Arc<Layers>) -> Self {
+    /// Compares the layers of a sandbox with what is below them, on a thread where that may block. When
+    /// nobody waits for it any more it is given up.
+    pub(crate) async fn report(layers: Layers) -> Result<Self> {
+        let waiting = Waiting(Arc::new(layers));
+        let layers = Arc::clone(&waiting.0);
+        let report = tokio::task::spawn_blocking(move || Self::of(&layers)).await;
+        report.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the report of changes ended early").with_source(error)
+        })
+    }
+
+    fn of(layers: &Arc<Layers>) -> Self {
         let (entries, origins, truncated) = walk::walk(layers);
         let written = Some(Arc::new(Written { layers: Arc::clone(layers), origins }));
         Self { id: None, entries, truncated, written }

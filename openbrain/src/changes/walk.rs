@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use super::{
     Change, ChangeKind, EntryKind, Layer, Layers, MOST_ENTRIES, NoDiff, content,
     diff::{self, Budget},
-    folder::{Fingerprint, Folder, Stat, names, stat_at},
+    folder::{Fingerprint, Folder, Stat, by_descriptor, names, stat_at},
 };
 
 /// The longest time for one report.
@@ -87,8 +87,15 @@ pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
     let since = layers.since;
     let deadline = Instant::now() + MOST_TIME;
     for (index, layer) in layers.layers.iter().enumerate() {
-        let mut one =
-            OneLayer { walk: &mut walk, layer, index, since, deadline, groups: HashMap::new() };
+        let mut one = OneLayer {
+            walk: &mut walk,
+            layers,
+            layer,
+            index,
+            since,
+            deadline,
+            groups: HashMap::new(),
+        };
         if one.compare().is_err() {
             walk.is_truncated = true;
         }
@@ -99,6 +106,7 @@ pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
 /// The comparison of one layer.
 struct OneLayer<'a> {
     walk: &'a mut Walk,
+    layers: &'a Layers,
     layer: &'a Layer,
     index: usize,
     since: (i64, u32),
@@ -123,7 +131,7 @@ impl OneLayer<'_> {
         self.push_children(&root, &mut left);
         while let Some(mut task) = left.pop() {
             let is_full = self.walk.entries.len() == MOST_ENTRIES || left.len() > MOST_WAITING;
-            if is_full || Instant::now() > self.deadline {
+            if is_full || self.layers.is_given_up() || Instant::now() > self.deadline {
                 self.walk.is_truncated = true;
                 break;
             }
@@ -228,8 +236,7 @@ impl OneLayer<'_> {
 
     /// What makes two entries different, if they are.
     fn difference(&mut self, task: &Task, upper: &Stat, lower: &Stat) -> Option<Details> {
-        let same_mode = upper.print.mode == lower.print.mode;
-        let is_same = same_mode
+        let is_same = upper.kind() == lower.kind()
             && match upper.kind() {
                 EntryKind::File => self.is_same_content(task, upper, lower),
                 EntryKind::Link => {
@@ -239,7 +246,11 @@ impl OneLayer<'_> {
                 }
                 _ => true,
             };
-        (!is_same).then(|| self.details(task, Some(upper), Some(lower)))
+        match (is_same, upper.print.mode == lower.print.mode) {
+            (true, true) => None,
+            (true, false) => Some(Details { target: self.target(task, upper), diff: None }),
+            (false, _) => Some(self.details(task, Some(upper), Some(lower))),
+        }
     }
 
     fn is_same_content(&self, task: &Task, upper: &Stat, lower: &Stat) -> bool {
@@ -258,32 +269,32 @@ impl OneLayer<'_> {
     fn details(&mut self, task: &Task, new: Option<&Stat>, old: Option<&Stat>) -> Details {
         let is_file = |stat: &&Stat| stat.kind() == EntryKind::File;
         let (new_file, old_file) = (new.filter(is_file), old.filter(is_file));
-        let target = match (new, old) {
-            (Some(new), _) if new.kind() == EntryKind::Link => link(&self.layer.upper, task).ok(),
-            (None, Some(old)) if old.kind() == EntryKind::Link => {
-                self.layer.lower.as_ref().and_then(|lower| link(&lower.folder, task).ok())
-            }
-            _ => None,
-        };
+        let target = new.or(old).and_then(|stat| self.target(task, stat));
         let diff = match (new_file, old_file) {
             (None, None) => None,
-            (new, old) => self.diff(task, new, old).transpose(),
+            (new, old) => Some(self.diff(task, new, old)),
         };
         Details { target, diff }
     }
 
-    /// The diff of a file; `None` when its content is the same.
+    /// Where a link leads, or has led.
+    fn target(&self, task: &Task, stat: &Stat) -> Option<PathBuf> {
+        if stat.kind() != EntryKind::Link {
+            return None;
+        }
+        match task.upper {
+            Some(_) => link(&self.layer.upper, task).ok(),
+            None => link(&self.layer.lower.as_ref()?.folder, task).ok(),
+        }
+    }
+
+    /// The diff of a file whose content has changed.
     fn diff(
         &mut self,
         task: &Task,
         new: Option<&Stat>,
         old: Option<&Stat>,
-    ) -> Result<Option<String>, NoDiff> {
-        if let (Some(new), Some(old)) = (new, old)
-            && self.is_same_content(task, new, old)
-        {
-            return Ok(None);
-        }
+    ) -> Result<String, NoDiff> {
         let may_be_read = |old: &Stat| {
             let lower = self.layer.lower.as_ref();
             lower.is_some_and(|lower| lower.may_be_read(old.uid, old.print.mode))
@@ -307,7 +318,7 @@ impl OneLayer<'_> {
             return Err(NoDiff::TooLarge);
         }
         let (new, old) = (new.flatten(), old.flatten());
-        self.walk.budget.diff(&task.path, old.as_deref(), new.as_deref()).map(Some)
+        self.walk.budget.diff(&task.path, old.as_deref(), new.as_deref())
     }
 
     fn note(&mut self, task: &Task, change: ChangeKind, details: Details, is_linked: bool) {
@@ -335,15 +346,35 @@ impl OneLayer<'_> {
             no_diff,
         });
         let later = |old: &Stat| !old.is_directory() && old.print.ctime > self.since;
+        let has_moved = task.has_moved
+            || task.lower.as_ref().is_some_and(later)
+            || task.lower.is_none() && self.has_lost_its_origin(task);
         self.walk.origins.push(Origin {
             layer: self.index,
             path: task.path.clone(),
             before: task.lower.map(|lower| lower.print),
-            has_moved: task.has_moved || task.lower.as_ref().is_some_and(later),
+            has_moved,
             after: task.upper.map(|upper| upper.print),
             anchor: None,
             is_linked,
         });
+    }
+
+    /// Whether the host has deleted since what was changed here: overlayfs marks what it has copied up, and
+    /// a directory of the host from which something is gone has another time. A file that was renamed
+    /// is marked, too; the directory tells them apart.
+    fn has_lost_its_origin(&self, task: &Task) -> bool {
+        let Some(lower) = &self.layer.lower else { return false };
+        let is_marked = || -> io::Result<bool> {
+            let entry = self.layer.upper.open(&task.path, OFlags::PATH)?;
+            let path = by_descriptor(&entry);
+            Ok(rustix::fs::getxattr(&path, "user.overlay.origin", &mut [0; 256][..]).is_ok())
+        };
+        let has_changed = || -> io::Result<bool> {
+            let parent = task.path.parent().unwrap_or(Path::new(""));
+            Ok(lower.folder.stat(parent)?.is_none_or(|stat| stat.print.mtime > self.since))
+        };
+        has_changed().unwrap_or(true) && is_marked().unwrap_or(false)
     }
 
     /// Tells of every file with several links which path is the same file.

@@ -9,7 +9,6 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -29,7 +28,7 @@ use self::{
     supervise::{Audience, Ending, Inbox, Urgency},
 };
 use crate::{
-    backend::{Layers, Order, Running},
+    backend::{BoxFuture, Order, Running},
     changes::Changes,
     error::{Error, Result},
     event::Event,
@@ -108,10 +107,8 @@ pub(crate) struct Facts {
 
 /// A report of changes.
 enum Report {
-    /// What it will compare.
-    Due(Arc<Layers>),
-    /// It is being made, on a thread where it may block.
-    Running(JoinHandle<Changes>),
+    /// Dropped, it is given up.
+    Running(BoxFuture<'static, Result<Changes>>),
     Done(Changes),
 }
 
@@ -188,7 +185,7 @@ impl Process {
             ended: None,
             drain: None,
             output_limit: spec.limits.output.unwrap_or(u64::MAX),
-            report: changes.map(Report::Due),
+            report: changes.map(|layers| Report::Running(Box::pin(Changes::report(layers)))),
             observer: reading,
         }
     }
@@ -305,20 +302,17 @@ impl Process {
         self.poll_report(cx).map(|()| Ok(Step::Ended))
     }
 
-    /// Makes the report of changes. One that is never finished leaves nothing but the time it takes.
+    /// Makes the report of changes.
     fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(Report::Due(layers)) = &self.report {
-            let layers = Arc::clone(layers);
-            let making = tokio::task::spawn_blocking(move || Changes::of(&layers));
-            self.report = Some(Report::Running(making));
-        }
         if let Some(Report::Running(making)) = &mut self.report {
-            let made = std::task::ready!(Pin::new(making).poll(cx));
-            let lost = |_| {
-                self.facts.warnings.push("the report of changes ended early".into());
-                Changes::default()
+            let made = std::task::ready!(making.as_mut().poll(cx));
+            self.report = match made {
+                Ok(changes) => Some(Report::Done(changes)),
+                Err(error) => {
+                    self.facts.warnings.push(error.to_string());
+                    None
+                }
             };
-            self.report = Some(Report::Done(made.unwrap_or_else(lost)));
         }
         Poll::Ready(())
     }

@@ -166,11 +166,7 @@ impl Sandbox {
     ///
     /// `sandbox_unavailable` on a server; `sandbox_lost` after [`Sandbox::kill`].
     pub async fn changes(&self) -> Result<Changes> {
-        let layers = Arc::new(self.session.layers()?);
-        let report = tokio::task::spawn_blocking(move || Changes::of(&layers)).await;
-        report.map_err(|error| {
-            Error::new(ErrorKind::Internal, "the report of changes ended early").with_source(error)
-        })
+        Changes::report(self.session.layers()?).await
     }
 
     /// Lets the sandbox end in so much time from now, instead of when it would have.

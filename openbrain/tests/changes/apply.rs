@@ -178,30 +178,50 @@ fn a_host_that_moved_on_is_left_alone() {
     }
 }
 
-#[test]
-fn what_the_host_changed_while_the_command_ran_has_moved_on() {
-    let host = Host::with(&[("a", "a"), ("b", "b")]);
+/// Changes the host between two parts of a script; returns what is saved.
+fn while_running(host: &Host, [first, then]: [&str; 2], change: impl Fn()) -> SavedChanges {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let output = runtime.block_on(async {
-        let exec =
-            host.shell("echo ready; read go; echo sandbox > a").stdin(openbrain::Stdin::Pipe);
+        let exec = host
+            .shell(format!("{first}; echo ready; read go; {then}"))
+            .stdin(openbrain::Stdin::Pipe);
         let mut process = host.engine.spawn(exec).await.unwrap();
         process.next_event().await.unwrap();
         // The clock of files ticks every few milliseconds.
-        host.write("b", "b");
-        let time = |path| fs::metadata(host.path(path)).unwrap();
-        let time = |path| (time(path).ctime(), time(path).ctime_nsec());
-        while time("a") <= time("b") {
-            host.write("a", "host");
+        let marks = ["mark", "later"].map(|name| host.beside(name));
+        let time = |path: &Path| fs::metadata(path).map(|meta| (meta.ctime(), meta.ctime_nsec()));
+        fs::write(&marks[0], "").unwrap();
+        while time(&marks[1]).unwrap_or_default() <= time(&marks[0]).unwrap() {
+            fs::write(&marks[1], "").unwrap();
         }
+        change();
         let mut stdin = process.take_stdin().unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stdin, b"go\n").await.unwrap();
         process.wait().await.unwrap()
     });
     assert_eq!(output.status, Status::Exited(0));
-    let mut saved = output.changes.unwrap().save(&host.saved()).unwrap().unwrap();
+    output.changes.unwrap().save(&host.saved()).unwrap().unwrap()
+}
+
+#[test]
+fn what_the_host_changed_while_the_command_ran_has_moved_on() {
+    let host = Host::with(&[("a", "a"), ("other", "o")]);
+    let mut saved =
+        while_running(&host, [":", "echo sandbox > a; echo p > other"], || host.write("a", "host"));
     assert_eq!(host.refused(&mut saved, &[]).code(), "conflict");
     assert_eq!(host.read("a"), "host");
+    saved.apply(&["other".into()]).unwrap();
+}
+
+#[test]
+fn what_the_host_deleted_while_the_command_ran_has_moved_on() {
+    let host = Host::with(&[("a", "a"), ("d/b", "b")]);
+    let script = ["echo x >> a", "echo n > d/n"];
+    let mut saved = while_running(&host, script, || fs::remove_file(host.path("a")).unwrap());
+    assert_eq!(told(&saved.changes()), ["A a", "A d/n"]);
+    let error = host.refused(&mut saved, &[]);
+    assert_eq!(error.code(), "conflict", "{error}");
+    saved.apply(&["d/n".into()]).unwrap();
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod sources;
 mod walls;
 mod written;
 
-use std::{os::fd::AsFd, path::Path, sync::Arc};
+use std::{os::fd::AsFd, path::Path};
 
 use self::{
     build::{Build, unavailable},
@@ -98,7 +98,7 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
-        changes: changes.map(Arc::new),
+        changes,
         control: Box::new(Sandboxed {
             guarded: Guarded::new(link, streams.terminal),
             groups: build.groups,
