@@ -26,6 +26,7 @@ mod opened;
 mod programs;
 mod results;
 mod session;
+mod shared;
 mod stdin;
 mod streams;
 mod terminal;
@@ -286,6 +287,15 @@ macro_rules! cases_of_every_session {
                 a_tree_that_is_not_there_is_told,
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
+            ;
+            shared:
+                a_guest_finds_what_the_owner_has,
+                a_guest_has_its_commands_to_itself,
+                a_guest_may_do_what_the_owner_may,
+                the_end_of_the_owner_is_the_end,
+                what_is_written_in_the_background_is_kept,
+                what_is_too_long_for_the_background_has_a_gap,
+                the_background_ends_with_the_sandbox,
             ;
         }
     };
