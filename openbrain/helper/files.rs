@@ -11,13 +11,13 @@ use core::{
 };
 
 use crate::{
-    AT_FDCWD, EACCES, EINTR, ENOENT, exit,
+    AT_FDCWD, EACCES, EINTR, ENOENT, connect, exit,
     sys::number,
     syscall,
     wire::{self, Entry, work},
 };
 
-type Result<T = ()> = core::result::Result<T, isize>;
+pub type Result<T = ()> = core::result::Result<T, isize>;
 
 const CLOEXEC: usize = 0o2000000;
 const NONBLOCK: usize = 0o4000;
@@ -34,10 +34,10 @@ const NOFOLLOW: usize = 0o400000;
 const NOFOLLOW: usize = 0o100000;
 const REMOVE_DIRECTORY: usize = 0x200;
 
-const EIO: isize = -5;
+pub const EIO: isize = -5;
 const EEXIST: isize = -17;
 const ENOTDIR: isize = -20;
-const EINVAL: isize = -22;
+pub const EINVAL: isize = -22;
 const EISDIR: isize = -21;
 const ENAMETOOLONG: isize = -36;
 const ELOOP: isize = -40;
@@ -88,6 +88,8 @@ pub fn run(arguments: &[*const u8]) -> ! {
         }
         work::PACK => pack(path),
         work::UNPACK => unpack(path),
+        work::CONNECT => connect::connect(path.to_bytes()),
+        work::WAIT_FOR_PORT => connect::wait_for_port(path.to_bytes()),
         _ => Err(EINVAL),
     };
     exit(match done.and_then(|()| flush()) {
@@ -98,7 +100,7 @@ pub fn run(arguments: &[*const u8]) -> ! {
     })
 }
 
-fn check(result: isize) -> Result<isize> {
+pub fn check(result: isize) -> Result<isize> {
     if result < 0 { Err(result) } else { Ok(result) }
 }
 

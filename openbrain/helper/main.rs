@@ -20,6 +20,7 @@
 #![no_main]
 
 mod bridge;
+mod connect;
 mod execute;
 mod files;
 mod memory;

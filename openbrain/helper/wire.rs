@@ -385,6 +385,11 @@ pub mod work {
     pub const PACK: &[u8] = b"pack";
     /// `(directory)`: makes what standard input tells of.
     pub const UNPACK: &[u8] = b"unpack";
+    /// `(port)`: a piece of no length once there is a connection; then standard input goes there, and
+    /// what comes back is told in pieces, the last of no length.
+    pub const CONNECT: &[u8] = b"connect";
+    /// `(port)`: ends once there is a connection.
+    pub const WAIT_FOR_PORT: &[u8] = b"wait-for-port";
 }
 
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and

@@ -39,6 +39,9 @@ pub enum ErrorKind {
     SandboxLost,
     /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
     FileFailed,
+    /// A port of a sandbox, or the one of this host that is to lead there, is refused or silent;
+    /// [`Error::io_kind`] says which.
+    ConnectionFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -57,6 +60,7 @@ impl ErrorKind {
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
+            Self::ConnectionFailed => "connection_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }

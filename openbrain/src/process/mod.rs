@@ -184,17 +184,22 @@ impl Process {
     ///
     /// When the backend lost the command: its end can no longer be learnt.
     pub async fn next_event(&mut self) -> Result<Option<Event>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// As [`Process::next_event`].
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
         if self.is_over() {
-            return Ok(None);
+            return Poll::Ready(Ok(None));
         }
-        Ok(Some(match self.step().await? {
+        Poll::Ready(Ok(Some(match std::task::ready!(self.poll_step(cx))? {
             Step::Read(Stream::Stdout, n) => Event::Stdout(self.buffer[..n].to_vec()),
             Step::Read(Stream::Stderr, n) => Event::Stderr(self.buffer[..n].to_vec()),
             Step::Ended => {
                 let streamed = |total| Captured { total, ..Captured::default() };
                 Event::Ended(Box::new(self.output(self.totals.map(streamed))))
             }
-        }))
+        })))
     }
 
     /// Waits for the end, collecting the output up to the limit (10 MiB for each stream unless the

@@ -23,6 +23,7 @@ mod limits;
 mod many;
 mod mounts;
 mod opened;
+mod ports;
 mod programs;
 mod results;
 mod session;
@@ -286,6 +287,18 @@ macro_rules! cases_of_every_session {
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
             ;
+            ports:
+                a_port_is_connected_to,
+                much_goes_both_ways_through_a_port,
+                each_side_of_a_connection_ends_by_itself,
+                a_dropped_connection_is_closed_after_what_was_written,
+                a_broken_connection_is_told,
+                ipv6_is_connected_to,
+                a_port_that_nobody_listens_on_is_refused,
+                a_port_is_waited_for,
+                a_port_is_forwarded,
+                what_cannot_be_forwarded_is_told,
+            ;
         }
     };
 }
@@ -348,6 +361,9 @@ mod embedded {
             a_killed_owner_leaves_what_it_has_kept,
             a_paused_command_can_be_ended,
             nothing_piles_up,
+        ;
+        ports:
+            many_connections_are_forwarded,
         ;
         programs:
             git_works,
