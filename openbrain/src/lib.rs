@@ -82,7 +82,7 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
-    session::{Connection, FileEntry, FileKind, Files, Forward, Sandbox, Transfer},
+    session::{Connection, FileEntry, FileKind, Files, Forward, Sandbox, Shell, Transfer},
     settings::Settings,
     spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},

@@ -1,6 +1,7 @@
 //! A running command: its events, its standard input, and the ways to end it.
 
 mod capture;
+mod expect;
 mod observe;
 mod stdin;
 mod supervise;
@@ -24,6 +25,7 @@ pub(crate) use self::observe::{End, Observer, Outcome};
 pub use self::stdin::ChildStdin;
 use self::{
     capture::Capture,
+    expect::Held,
     observe::{Reading, observe},
     supervise::{Audience, Ending, Inbox, Urgency},
 };
@@ -83,6 +85,8 @@ pub struct Process {
     handle: Handle,
     /// Bytes read so far.
     totals: [u64; 2],
+    /// What was looked at by [`Process::wait_for_output`] and is still to be delivered.
+    held: Held,
     ending: Option<oneshot::Receiver<Result<Ending>>>,
     ended: Option<Ending>,
     drain: Option<Drain>,
@@ -114,7 +118,7 @@ enum Step {
     Ended,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Stdout = 0,
     Stderr = 1,
@@ -170,6 +174,7 @@ impl Process {
             buffer: vec![0; CHUNK].into_boxed_slice(),
             handle: Handle { orders, urgency },
             totals: [0; 2],
+            held: Held::default(),
             ending: Some(ending),
             ended: None,
             drain: None,
@@ -267,6 +272,13 @@ impl Process {
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
+        match self.held.deliver(&mut self.buffer) {
+            Some((stream, n)) => Poll::Ready(Ok(Step::Read(stream, n))),
+            None => self.poll_new(cx),
+        }
+    }
+
+    fn poll_new(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
         // The end is learnt though a stream never pauses: its bytes still come first.
         self.poll_ending(cx)?;
         if !self.drained_enough() {

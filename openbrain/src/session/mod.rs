@@ -4,6 +4,7 @@ mod bind;
 mod files;
 mod forward;
 mod port;
+mod shell;
 mod tree;
 mod work;
 
@@ -11,6 +12,7 @@ pub use self::{
     files::{FileEntry, FileKind, Files},
     forward::Forward,
     port::Connection,
+    shell::Shell,
     tree::Transfer,
 };
 
@@ -206,6 +208,12 @@ impl Sandbox {
     }
 }
 
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
 impl Reference {
     /// The sandbox, to be dropped soon: it does not end before that.
     fn sandbox(&self) -> Result<Sandbox> {
@@ -226,9 +234,7 @@ struct Inside(Weak<dyn Session>);
 
 impl Backend for Inside {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(async move {
-            self.0.upgrade().ok_or_else(dropped)?.spawn(spec).await
-        })
+        Box::pin(async move { self.0.upgrade().ok_or_else(dropped)?.spawn(spec).await })
     }
 }
 

@@ -27,6 +27,7 @@ mod ports;
 mod programs;
 mod results;
 mod session;
+mod shells;
 mod stdin;
 mod streams;
 mod terminal;
@@ -104,6 +105,8 @@ macro_rules! cases_of_every_place {
                 a_closed_output_is_not_the_end,
                 a_slow_reader_slows_the_command,
                 a_busy_output_does_not_hide_the_errors,
+                output_is_waited_for_and_still_delivered,
+                output_that_does_not_come_is_not_waited_for_without_bound,
             ;
             stdin:
                 nothing_is_end_of_file_at_once,
@@ -286,6 +289,17 @@ macro_rules! cases_of_every_session {
                 a_tree_that_is_not_there_is_told,
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
+            ;
+            shells:
+                a_shell_keeps_its_directory_and_variables,
+                a_shell_keeps_what_is_hard_to_quote,
+                a_shell_keeps_what_a_command_leaves_however_it_ends,
+                a_killed_command_leaves_the_shell_as_it_was,
+                a_shell_shows_nothing_of_itself,
+                what_is_unset_stays_unset,
+                a_command_of_a_shell_is_an_ordinary_command,
+                the_commands_of_a_shell_wait_for_each_other,
+                what_a_shell_cannot_run_is_refused,
             ;
             ports:
                 a_port_is_connected_to,

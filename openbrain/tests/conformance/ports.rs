@@ -142,7 +142,9 @@ except OSError as error:
     match sandbox.connect(PORT).await {
         Ok(mut connection) => assert_eq!(ask(&mut connection, b"six").await, b"six"),
         // A container may have no IPv6.
-        Err(error) => assert!(f.place.is_on_a_server() && server.next_event().await.is_ok(), "{error}"),
+        Err(error) => {
+            assert!(f.place.is_on_a_server() && server.next_event().await.is_ok(), "{error}")
+        }
     }
 }
 
