@@ -27,6 +27,7 @@ mod memory;
 mod open;
 mod proc;
 mod sys;
+mod trees;
 mod watch;
 #[allow(dead_code, reason = "the library uses the rest")]
 mod wire;

@@ -12,7 +12,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Sandbox, work::Work};
+use super::{
+    Sandbox,
+    work::{Piece, Work},
+};
 use crate::{
     backend::helper::wire::work,
     error::{Error, ErrorKind, Result},
@@ -73,8 +76,8 @@ impl Sandbox {
         let mut work = start(self, exec.timeout(self.spec.timeout), what).await?;
         // A piece of no length says that there is a connection.
         match work.next_piece().await {
-            Ok(None) => {}
-            Ok(Some(_)) => return Err(work.garbled()),
+            Ok(Piece::End) => {}
+            Ok(_) => return Err(work.garbled()),
             Err(error) => return Err(with_remedy(error)),
         }
         let stdin = work.take_stdin();
@@ -129,8 +132,9 @@ impl AsyncRead for Connection {
         };
         if *left == 0 {
             match ready!(work.poll_piece(cx)) {
-                Ok(Some(length)) => *left = length,
-                Ok(None) => *is_at_its_end = true,
+                Ok(Piece::Bytes(length)) => *left = length,
+                Ok(Piece::End) => *is_at_its_end = true,
+                Ok(Piece::Hole(_)) => return Poll::Ready(Err(as_io(work.garbled()))),
                 Err(error) => return Poll::Ready(Err(as_io(error))),
             }
         }
@@ -183,7 +187,7 @@ impl Drop for Connection {
         let runtime = tokio::runtime::Handle::try_current();
         if let (Some(mut work), Ok(runtime)) = (work, runtime) {
             runtime.spawn(timeout(LINGER, async move {
-                while let Ok(Some(_)) = work.next_piece().await {}
+                while let Ok(Piece::Bytes(_)) = work.next_piece().await {}
             }));
         }
     }

@@ -32,6 +32,16 @@ const PATH_MAX: u32 = 4096;
 /// The longest piece of a file's content.
 const LONGEST_PIECE: u32 = 64 * 1024;
 
+/// A part of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece<T> {
+    Bytes(T),
+    /// So many zeros that take no room.
+    Hole(u32),
+    /// The end.
+    End,
+}
+
 /// Work that has begun, and what it says.
 pub(super) struct Work {
     process: Process,
@@ -154,7 +164,7 @@ impl Work {
             mode: entry.mode & 0o7777,
             size: entry.size,
             modified: time(entry.mtime, entry.mtime_ns),
-            target: (kind == FileKind::Link).then_some(link),
+            target: (entry.link > 0).then_some(link),
         };
         Ok(Some((entry, described)))
     }
@@ -164,26 +174,31 @@ impl Work {
         bytes.map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| self.garbled())
     }
 
-    /// The next piece of a file's content; none at its end.
-    pub(super) async fn next_piece(&mut self) -> Result<Option<&[u8]>> {
-        let length = poll_fn(|cx| self.poll_piece(cx)).await?;
-        Ok(length.map(|length| self.took(length)))
+    /// The next piece of a file's content.
+    pub(super) async fn next_piece(&mut self) -> Result<Piece<&[u8]>> {
+        Ok(match poll_fn(|cx| self.poll_piece(cx)).await? {
+            Piece::Bytes(length) => Piece::Bytes(self.took(length)),
+            Piece::Hole(length) => Piece::Hole(length),
+            Piece::End => Piece::End,
+        })
     }
 
-    /// Waits for the next piece, which is [`took`](Self::took) then: its length; none at the end.
-    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>>> {
+    /// Waits for the next piece, whose bytes are [`took`](Self::took) then.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece<usize>>> {
         const HEADER: usize = size_of::<u32>();
         let is_there = ready!(self.poll_fill(cx, HEADER))?;
         let length = wire::read::<u32>(&self.heard, self.taken).filter(|_| is_there);
-        let length = match length {
-            Some(length @ 0..=LONGEST_PIECE) => length as usize,
+        let (piece, count) = match length {
+            Some(0) => (Piece::End, 0),
+            Some(length @ 1..=LONGEST_PIECE) => (Piece::Bytes(length as usize), length as usize),
+            Some(length) if length > work::HOLE => (Piece::Hole(length & !work::HOLE), 0),
             _ => return Poll::Ready(Err(self.garbled())),
         };
-        if !ready!(self.poll_fill(cx, HEADER + length))? {
+        if !ready!(self.poll_fill(cx, HEADER + count))? {
             return Poll::Ready(Err(self.garbled()));
         }
         self.taken += HEADER;
-        Poll::Ready(Ok((length > 0).then_some(length)))
+        Poll::Ready(Ok(piece))
     }
 
     /// So many bytes, of those that are there.
@@ -229,15 +244,18 @@ pub(super) fn failed(what: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::FileFailed, what).with_source(error)
 }
 
+/// A path as the helper takes it: as text, whatever its bytes are.
 fn text(path: &Path) -> Result<String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= PATH_MAX as usize {
         return Err(Error::invalid(format!("{path:?} cannot be a path")));
     }
-    path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::invalid(format!("path {path:?} is not UTF-8"))
-            .with_remedy("work on it by a command, or on the directory that it is in")
-    })
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text += &chunk.valid().replace('%', "%25");
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02x}")));
+    }
+    Ok(text)
 }
 
 fn kind_of(entry: &Entry) -> FileKind {

@@ -289,6 +289,10 @@ macro_rules! cases_of_every_session {
                 a_tree_that_is_not_there_is_told,
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
+                paths_need_not_be_text,
+                files_with_several_names_stay_what_they_are,
+                holes_stay_holes,
+                an_upload_follows_no_link,
             ;
             shells:
                 a_shell_keeps_its_directory_and_variables,
