@@ -82,7 +82,9 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
-    session::{Connection, FileEntry, FileKind, Files, Forward, Sandbox, Shell, Transfer},
+    session::{
+        Connection, FileEntry, FileKind, Files, Forward, Sandbox, Shell, TarStream, Transfer,
+    },
     settings::Settings,
     spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},

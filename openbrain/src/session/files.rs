@@ -45,7 +45,7 @@ const MOST_ENTRIES: usize = 1_000_000;
 /// Every verb fails with `file_failed` when the file is missing, in the way or not permitted
 /// ([`Error::io_kind`] says which), and with `sandbox_lost` when the sandbox has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Files<'a>(&'a Sandbox);
+pub struct Files<'a>(pub(super) &'a Sandbox);
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

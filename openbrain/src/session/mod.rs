@@ -5,6 +5,7 @@ mod files;
 mod forward;
 mod port;
 mod shell;
+mod tar;
 mod tree;
 mod work;
 
@@ -13,6 +14,7 @@ pub use self::{
     forward::Forward,
     port::Connection,
     shell::Shell,
+    tar::TarStream,
     tree::Transfer,
 };
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Sandbox,
-    work::{Piece, Work},
+    work::{Piece, Work, as_io},
 };
 use crate::{
     backend::helper::wire::work,
@@ -172,12 +172,6 @@ impl AsyncWrite for Connection {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// The error as one of a stream; what the operating system said stays what it was.
-fn as_io(error: Error) -> io::Error {
-    let kind = error.io_kind().unwrap_or(io::ErrorKind::ConnectionAborted);
-    io::Error::new(kind, error)
 }
 
 impl Drop for Connection {

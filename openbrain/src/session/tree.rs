@@ -37,6 +37,9 @@ use crate::{
 /// How much of a file is read at a time.
 const PIECE: usize = 64 * 1024;
 
+/// How many names of what was left out are kept: there may be more than memory for them.
+const MOST_SKIPPED: usize = 10_000;
+
 /// What was copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -45,8 +48,16 @@ pub struct Transfer {
     pub entries: u64,
     /// Bytes of the contents of files, without their holes; a file with several names counts once.
     pub bytes: u64,
-    /// What is neither, and was left out.
+    /// What is neither, and was left out; the first 10,000 of them.
     pub skipped: Vec<PathBuf>,
+}
+
+impl Transfer {
+    pub(super) fn skip(&mut self, path: PathBuf) {
+        if self.skipped.len() < MOST_SKIPPED {
+            self.skipped.push(path);
+        }
+    }
 }
 
 pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<Transfer> {
@@ -96,7 +107,7 @@ impl Sender<'_> {
     async fn send(&mut self, place: &Path, path: PathBuf, meta: &fs::Metadata) -> io::Result<()> {
         let kind = meta.file_type();
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
-            self.transfer.skipped.push(path);
+            self.transfer.skip(path);
             return Ok(());
         }
         let link = match kind.is_symlink() {
@@ -187,7 +198,7 @@ pub(super) async fn download(sandbox: &Sandbox, from: &Path, to: &Path) -> Resul
     let mut transfer = Transfer::default();
     while let Some((entry, described)) = work.next_entry().await? {
         if described.kind == FileKind::Other {
-            transfer.skipped.push(described.path);
+            transfer.skip(described.path);
             continue;
         }
         let file = place.make(&described)?;

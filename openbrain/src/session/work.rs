@@ -27,7 +27,7 @@ use crate::{
 const HELPER: &str = "/proc/self/exe";
 
 /// The longest path that Linux takes (`PATH_MAX`).
-const PATH_MAX: u32 = 4096;
+pub(super) const PATH_MAX: u32 = 4096;
 
 /// The longest piece of a file's content.
 const LONGEST_PIECE: u32 = 64 * 1024;
@@ -242,6 +242,12 @@ impl Work {
 /// A failure about a file.
 pub(super) fn failed(what: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::FileFailed, what).with_source(error)
+}
+
+/// The error as one of a stream; what the operating system said stays what it was.
+pub(super) fn as_io(error: Error) -> io::Error {
+    let kind = error.io_kind().unwrap_or(io::ErrorKind::ConnectionAborted);
+    io::Error::new(kind, error)
 }
 
 /// A path as the helper takes it: as text, whatever its bytes are.

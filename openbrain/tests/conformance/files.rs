@@ -15,7 +15,7 @@ use openbrain::{ErrorKind, Exec, FileKind, NewSandbox, Result, Sandbox};
 
 use crate::support::Fixture;
 
-async fn shell(sandbox: &Sandbox, script: &str) -> String {
+pub(crate) async fn shell(sandbox: &Sandbox, script: &str) -> String {
     let output = sandbox.run(Exec::new(script)).await.unwrap();
     assert!(output.success(), "{script}: {}", output.stderr_text());
     output.stdout_text()
@@ -143,7 +143,7 @@ pub(crate) async fn what_is_wrong_with_a_file_is_told(f: &Fixture) {
 }
 
 /// Everything about a tree that a copy keeps.
-fn look(root: &Path) -> Vec<(PathBuf, String)> {
+pub(crate) fn look(root: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut left = vec![root.to_owned()];
     while let Some(directory) = left.pop() {
@@ -172,7 +172,7 @@ fn look(root: &Path) -> Vec<(PathBuf, String)> {
 }
 
 /// A tree with what is easily lost on the way.
-fn plant(root: &Path) {
+pub(crate) fn plant(root: &Path) {
     fs::create_dir_all(root.join("deep/er/still")).unwrap();
     fs::create_dir(root.join("empty")).unwrap();
     for (name, content, mode) in [

@@ -30,6 +30,7 @@ mod session;
 mod shells;
 mod stdin;
 mod streams;
+mod tar;
 mod terminal;
 mod trees;
 mod workdir;
@@ -304,6 +305,13 @@ macro_rules! cases_of_every_session {
                 a_command_of_a_shell_is_an_ordinary_command,
                 the_commands_of_a_shell_wait_for_each_other,
                 what_a_shell_cannot_run_is_refused,
+            ;
+            tar:
+                an_archive_has_the_tree,
+                a_tree_is_made_of_any_archive,
+                an_archive_goes_round,
+                a_hostile_archive_leads_nowhere,
+                a_broken_archive_is_told,
             ;
             ports:
                 a_port_is_connected_to,
