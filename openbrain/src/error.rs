@@ -42,6 +42,8 @@ pub enum ErrorKind {
     /// A port of a sandbox, or the one of this host that is to lead there, is refused or silent;
     /// [`Error::io_kind`] says which.
     ConnectionFailed,
+    /// What was waited for did not come; [`Error::io_kind`] says whether the time was over.
+    WaitFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -49,6 +51,26 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    const ALL: [Self; 12] = [
+        Self::InvalidRequest,
+        Self::InvalidSettings,
+        Self::PolicyDenied,
+        Self::CommandNotFound,
+        Self::CommandNotExecutable,
+        Self::SandboxUnavailable,
+        Self::SandboxLost,
+        Self::FileFailed,
+        Self::ConnectionFailed,
+        Self::WaitFailed,
+        Self::ResourceExhausted,
+        Self::Internal,
+    ];
+
+    /// The kind with this name.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
     /// The stable, machine-readable name, as it appears in JSON.
     pub fn code(self) -> &'static str {
         match self {
@@ -61,6 +83,7 @@ impl ErrorKind {
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
             Self::ConnectionFailed => "connection_failed",
+            Self::WaitFailed => "wait_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, future::poll_fn};
 
 use super::{CHUNK, Process, Step, Stream};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most that is held for whoever reads afterwards.
 const MOST_HELD: usize = 8 << 20;
@@ -33,8 +33,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// `invalid_request` for nothing, for more than 4096 bytes, and when the command has said 8 MiB
-    /// that nobody has read; when the backend lost the command.
+    /// `wait_failed` when the command has said 8 MiB that nobody has read; `invalid_request` for
+    /// nothing, and for more than 4096 bytes; when the backend lost the command.
     #[doc(alias = "wait_for_log")]
     pub async fn wait_for_output(&mut self, text: impl AsRef<[u8]>) -> Result<bool> {
         let mut search = [Search::new(text.as_ref())?, Search::new(text.as_ref())?];
@@ -55,7 +55,8 @@ impl Process {
             }
         }
         let mebibytes = MOST_HELD >> 20;
-        Err(Error::invalid(format!("the command said {mebibytes} MiB of something else"))
+        let what = format!("the command said {mebibytes} MiB of something else");
+        Err(Error::new(ErrorKind::WaitFailed, what)
             .with_remedy("read its events, which are not held then"))
     }
 }

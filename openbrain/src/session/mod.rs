@@ -1,5 +1,6 @@
 //! A sandbox that outlives one command.
 
+mod background;
 mod bind;
 mod files;
 mod forward;
@@ -10,6 +11,7 @@ mod tree;
 mod work;
 
 pub use self::{
+    background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, Files},
     forward::Forward,
     port::Connection,
@@ -116,6 +118,16 @@ impl Sandbox {
         self.spawn(exec).await?.wait().await
     }
 
+    /// Starts a command in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::spawn`].
+    pub async fn start(&self, exec: Exec) -> Result<Background> {
+        let command = background::shown(&exec.command);
+        Ok(Background::start(command, self.spawn(exec).await?))
+    }
+
     /// Name of the sandbox, unique and unguessable.
     pub fn id(&self) -> &str {
         self.session.id()
@@ -129,6 +141,11 @@ impl Sandbox {
     /// The labels that it was given.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.spec.labels
+    }
+
+    /// Time until a command in it that names none is killed.
+    pub fn command_timeout(&self) -> Duration {
+        self.spec.command_timeout
     }
 
     /// Where it is.
@@ -189,6 +206,12 @@ impl Sandbox {
         self.order(SessionOrder::Kill).await
     }
 
+    /// Waits until the sandbox has ended: killed, at the end of its time, or because its processes were
+    /// killed from outside. The end of one on a server that somebody else deletes shows within 100 s.
+    pub async fn ended(&self) {
+        Arc::clone(&self.session).ended().await;
+    }
+
     /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
     /// end of this process ends it any more. An embedded one has its network only as long as this
     /// process lives.
@@ -203,6 +226,14 @@ impl Sandbox {
     fn reference(&self) -> Reference {
         let session = Arc::downgrade(&self.session);
         Reference { session, spec: Arc::clone(&self.spec), runner: Arc::clone(&self.runner) }
+    }
+
+    pub(crate) fn spec(&self) -> &SessionSpec {
+        &self.spec
+    }
+
+    pub(crate) fn session(&self) -> &Arc<dyn Session> {
+        &self.session
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     backend::helper::wire::work,
     error::{Error, ErrorKind, Result},
-    exec::{Exec, Stdin},
+    exec::Stdin,
     process::ChildStdin,
 };
 
@@ -73,7 +73,8 @@ impl Sandbox {
     pub async fn connect(&self, port: u16) -> Result<Connection> {
         let exec = Work::command(work::CONNECT, [port.to_string()]).stdin(Stdin::Pipe);
         let what = format!("cannot connect to port {port} of the sandbox");
-        let mut work = start(self, exec.timeout(self.spec.timeout), what).await?;
+        let (exec, kind) = (exec.timeout(self.spec.timeout), ErrorKind::ConnectionFailed);
+        let mut work = Work::spawn(self, exec, what, kind).await?;
         // A piece of no length says that there is a connection.
         match work.next_piece().await {
             Ok(Piece::End) => {}
@@ -92,18 +93,15 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// `connection_failed` when nothing listens there in time ([`Error::io_kind`] is
+    /// `wait_failed` when nothing listens there in time ([`Error::io_kind`] is
     /// [`io::ErrorKind::TimedOut`] then); `invalid_request` for a timeout that cannot be meant;
     /// `sandbox_lost` when the sandbox has ended.
     pub async fn wait_for_port(&self, port: u16, timeout: Duration) -> Result<()> {
         let exec = Work::command(work::WAIT_FOR_PORT, [port.to_string()]).timeout(timeout);
         let what = format!("nothing listens on port {port} of the sandbox");
-        start(self, exec, what).await?.finish().await.map_err(with_remedy)
+        let work = Work::spawn(self, exec, what, ErrorKind::WaitFailed).await?;
+        work.finish().await.map_err(with_remedy)
     }
-}
-
-async fn start(sandbox: &Sandbox, exec: Exec, what: String) -> Result<Work> {
-    Work::spawn(sandbox, exec, what, ErrorKind::ConnectionFailed).await
 }
 
 fn with_remedy(error: Error) -> Error {

@@ -145,28 +145,33 @@ impl Sender<'_> {
     }
 
     async fn send_content(&mut self, file: File, has_holes: bool) -> io::Result<()> {
-        let mut at = 0;
-        while has_holes {
-            // A file system that does not tell of holes says that there are none, or fails.
-            let (data, hole) = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
-                Ok(data) => (data, rustix::fs::seek(&file, SeekFrom::Hole(data))?),
-                Err(rustix::io::Errno::NXIO) => {
-                    let end = rustix::fs::seek(&file, SeekFrom::End(0))?;
-                    self.send_hole(end.saturating_sub(at)).await?;
-                    break;
-                }
-                Err(_) if at == 0 => break,
-                Err(error) => return Err(error.into()),
-            };
-            self.send_hole(data - at).await?;
-            rustix::fs::seek(&file, SeekFrom::Start(data))?;
-            self.send_bytes((&file).take(hole - data)).await?;
-            at = hole;
-        }
-        if !has_holes || at == 0 {
+        if !has_holes || !self.send_with_holes(&file).await? {
             self.send_bytes(&file).await?;
         }
         self.stdin.write_all(&[0; 4]).await
+    }
+
+    /// False, with nothing sent, when the file system does not tell of holes.
+    async fn send_with_holes(&mut self, mut file: &File) -> io::Result<bool> {
+        let mut at = 0;
+        loop {
+            let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                // Nothing but a hole up to the end.
+                Err(rustix::io::Errno::NXIO) => {
+                    let end = rustix::fs::seek(file, SeekFrom::End(0))?;
+                    self.send_hole(end.saturating_sub(at)).await?;
+                    return Ok(true);
+                }
+                Err(_) if at == 0 => return Ok(false),
+                Err(error) => return Err(error.into()),
+            };
+            let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
+            self.send_hole(data - at).await?;
+            file.seek(io::SeekFrom::Start(data))?;
+            self.send_bytes(file.take(hole - data)).await?;
+            at = hole;
+        }
     }
 
     async fn send_bytes(&mut self, mut from: impl Read) -> io::Result<()> {

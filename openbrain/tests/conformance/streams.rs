@@ -234,7 +234,7 @@ pub(crate) async fn output_is_waited_for_and_still_delivered(f: &Fixture) {
 pub(crate) async fn output_that_does_not_come_is_not_waited_for_without_bound(f: &Fixture) {
     let mut process = f.spawn(f.shell("yes")).await;
     let error = process.wait_for_output("never").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+    assert_eq!(error.kind(), ErrorKind::WaitFailed, "{error}");
     assert!(error.remedy().is_some());
     for silly in [&b""[..], &[b'x'; 5000]] {
         let error = process.wait_for_output(silly).await.unwrap_err();
