@@ -85,8 +85,8 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, FileEntry, FileKind, Files, LogOffsets, LogPart, Logs,
-        Sandbox, Transfer,
+        Background, BackgroundCommand, Connection, FileEntry, FileKind, Files, Forward, LogOffsets,
+        LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

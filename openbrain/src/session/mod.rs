@@ -3,12 +3,20 @@
 mod background;
 mod bind;
 mod files;
+mod forward;
+mod port;
+mod shell;
+mod tar;
 mod tree;
 mod work;
 
 pub use self::{
     background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, Files},
+    forward::Forward,
+    port::Connection,
+    shell::Shell,
+    tar::TarStream,
     tree::Transfer,
 };
 
@@ -51,7 +59,15 @@ use crate::{
 /// ```
 pub struct Sandbox {
     session: Arc<dyn Session>,
-    spec: SessionSpec,
+    spec: Arc<SessionSpec>,
+    runner: Arc<dyn Runner>,
+}
+
+/// A sandbox that is there as long as its owner keeps it.
+#[derive(Clone)]
+struct Reference {
+    session: Weak<dyn Session>,
+    spec: Arc<SessionSpec>,
     runner: Arc<dyn Runner>,
 }
 
@@ -77,7 +93,7 @@ impl Sandbox {
         spec: SessionSpec,
         runner: Arc<dyn Runner>,
     ) -> Self {
-        Self { session, spec, runner }
+        Self { session, spec: Arc::new(spec), runner }
     }
 
     /// Starts a command in the sandbox.
@@ -207,6 +223,11 @@ impl Sandbox {
         self.order(SessionOrder::Keep).await
     }
 
+    fn reference(&self) -> Reference {
+        let session = Arc::downgrade(&self.session);
+        Reference { session, spec: Arc::clone(&self.spec), runner: Arc::clone(&self.runner) }
+    }
+
     pub(crate) fn spec(&self) -> &SessionSpec {
         &self.spec
     }
@@ -220,19 +241,33 @@ impl Sandbox {
     }
 }
 
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Reference {
+    /// The sandbox, to be dropped soon: it does not end before that.
+    fn sandbox(&self) -> Result<Sandbox> {
+        let session = self.session.upgrade().ok_or_else(dropped)?;
+        let (spec, runner) = (Arc::clone(&self.spec), Arc::clone(&self.runner));
+        Ok(Sandbox { session, spec, runner })
+    }
+}
+
+fn dropped() -> Error {
+    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+        .with_remedy("keep the `Sandbox` as long as commands run in it")
+}
+
 /// A place to run commands that is there as long as its sandbox.
 #[derive(Debug)]
 struct Inside(Weak<dyn Session>);
 
 impl Backend for Inside {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(async move {
-            let session = self.0.upgrade().ok_or_else(|| {
-                Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-                    .with_remedy("keep the `Sandbox` as long as commands run in it")
-            })?;
-            session.spawn(spec).await
-        })
+        Box::pin(async move { self.0.upgrade().ok_or_else(dropped)?.spawn(spec).await })
     }
 }
 
