@@ -65,7 +65,7 @@ mod engine;
 mod server;
 
 #[doc(inline)]
-pub use self::backend::opensandbox;
+pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
     caller::{Caller, Surface},
     check::{Check, CheckStatus},
@@ -82,7 +82,9 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
-    session::{FileEntry, FileKind, Files, Sandbox, Transfer},
+    session::{
+        FileEntry, FileKind, FileReader, FileWriter, Files, Found, Sandbox, Transfer, WriteOptions,
+    },
     settings::Settings,
     spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},

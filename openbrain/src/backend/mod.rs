@@ -65,6 +65,22 @@ pub trait Session: Backend {
 
     /// Carries out an order; returns when that is done.
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
+
+    /// Waits until it has ended, and says why. Any number may wait, beside orders; the future can be
+    /// dropped at any time.
+    fn ended(&self) -> BoxFuture<'_, SessionEnd>;
+}
+
+/// Why a sandbox that stays open has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEnd {
+    /// Its time was over.
+    Expired,
+    /// Its owner killed it, or left it to itself.
+    Killed,
+    /// From outside, or from within: nobody here knows.
+    Died,
 }
 
 /// What can be done to a sandbox as a whole.

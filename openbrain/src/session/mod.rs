@@ -6,19 +6,19 @@ mod tree;
 mod work;
 
 pub use self::{
-    files::{FileEntry, FileKind, Files},
+    files::{FileEntry, FileKind, FileReader, FileWriter, Files, Found, WriteOptions},
     tree::Transfer,
 };
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime},
 };
 
 use crate::{
-    backend::{Backend, BoxFuture, Running, Session, SessionOrder},
+    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder},
     error::{Error, ErrorKind, Result},
     exec::Exec,
     new_sandbox::NewSandbox,
@@ -51,7 +51,14 @@ pub struct Sandbox {
     session: Arc<dyn Session>,
     spec: SessionSpec,
     runner: Arc<dyn Runner>,
+    expires_at: Mutex<SystemTime>,
+    /// Told its end, and nothing after that.
+    witness: Mutex<Option<Witness>>,
 }
+
+/// Is told the end of a sandbox once: why it has ended, or nothing when it was kept. Dropped untold, the
+/// sandbox was dropped.
+pub(crate) type Witness = Box<dyn FnOnce(Option<SessionEnd>) + Send>;
 
 /// Who starts the commands of a sandbox: it knows what its maker may ask for, and what is recorded.
 pub(crate) trait Runner: Send + Sync {
@@ -62,6 +69,9 @@ pub(crate) trait Runner: Send + Sync {
         spec: &'a SessionSpec,
         exec: Exec,
     ) -> BoxFuture<'a, Result<Process>>;
+
+    /// Refuses a life that its maker may not give it.
+    fn check_life(&self, time: Duration) -> Result<()>;
 }
 
 impl Sandbox {
@@ -74,8 +84,10 @@ impl Sandbox {
         session: Arc<dyn Session>,
         spec: SessionSpec,
         runner: Arc<dyn Runner>,
+        witness: Option<Witness>,
     ) -> Self {
-        Self { session, spec, runner }
+        let expires_at = Mutex::new(SystemTime::now() + spec.timeout);
+        Self { session, spec, runner, expires_at, witness: Mutex::new(witness) }
     }
 
     /// Starts a command in the sandbox.
@@ -136,13 +148,32 @@ impl Sandbox {
         self.spec.warnings.iter().chain(self.session.warnings()).map(String::as_str)
     }
 
+    /// When its time is over, by the clock of this machine. The time itself is measured by a clock
+    /// that nobody sets.
+    pub fn expires_at(&self) -> SystemTime {
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the sandbox has ended, and says why. It has ended for those who
+    /// [kept](Self::keep) it.
+    pub async fn ended(&self) -> SessionEnd {
+        let end = self.session.ended().await;
+        self.tell(Some(end));
+        end
+    }
+
     /// Lets the sandbox end in so much time from now, instead of when it would have.
     ///
     /// # Errors
     ///
-    /// `invalid_request` for a time that cannot be meant; `sandbox_lost` when it has ended.
+    /// `invalid_request` for a time that cannot be meant; `policy_denied` for one above
+    /// `server.max_timeout_seconds` when a remote caller created it; `sandbox_lost` when it has ended.
     pub async fn renew(&self, timeout: Duration) -> Result<()> {
-        self.order(SessionOrder::Renew(check_timeout(timeout)?)).await
+        self.runner.check_life(timeout)?;
+        self.order(SessionOrder::Renew(check_timeout(timeout)?)).await?;
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) =
+            SystemTime::now() + timeout;
+        Ok(())
     }
 
     /// Stops every process in the sandbox. Its time goes on, and so do the deadlines of its commands.
@@ -170,7 +201,9 @@ impl Sandbox {
     ///
     /// When the end cannot be confirmed.
     pub async fn kill(&self) -> Result<()> {
-        self.order(SessionOrder::Kill).await
+        self.order(SessionOrder::Kill).await?;
+        self.tell(Some(SessionEnd::Killed));
+        Ok(())
     }
 
     /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
@@ -181,11 +214,20 @@ impl Sandbox {
     ///
     /// `sandbox_lost` when it has ended.
     pub async fn keep(self) -> Result<()> {
-        self.order(SessionOrder::Keep).await
+        self.order(SessionOrder::Keep).await?;
+        self.tell(None);
+        Ok(())
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {
         Arc::clone(&self.session).order(order).await
+    }
+
+    fn tell(&self, end: Option<SessionEnd>) {
+        let witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(witness) = witness {
+            witness(end);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod ending;
 mod environment;
 mod files;
 mod host;
+mod life;
 mod limits;
 mod many;
 mod mounts;
@@ -285,6 +286,14 @@ macro_rules! cases_of_every_session {
                 a_tree_that_is_not_there_is_told,
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
+            ;
+            life:
+                the_end_of_a_sandbox_is_told,
+                the_time_that_is_left_is_told,
+                the_life_of_a_sandbox_is_recorded,
+                a_remote_caller_renews_within_the_settings,
+                a_file_goes_both_ways_in_pieces,
+                no_more_entries_are_told_than_wanted,
             ;
         }
     };

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::timeout,
+};
 
 use super::{
     build::{Build, unavailable},
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionEnd, SessionOrder,
         helper::{
             self, CommandPlan, Descriptors, Door, Guarded, Link, Program, Section, StartFailure,
             wire::{self, report},
@@ -86,7 +89,9 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
         id: new_id(),
         link,
         door,
-        heard: AsyncMutex::default(),
+        serial: Mutex::default(),
+        heard: watch::Sender::default(),
+        ear: AsyncMutex::default(),
         is_paused: AtomicBool::new(false),
         is_killed: AtomicBool::new(false),
         groups: build.groups.map(Arc::new),
@@ -118,7 +123,11 @@ struct Open {
     id: String,
     link: Link,
     door: Door,
-    heard: AsyncMutex<Heard>,
+    /// The number of the last order.
+    serial: Mutex<u32>,
+    heard: watch::Sender<Heard>,
+    /// Held by whoever waits for the next report.
+    ear: AsyncMutex<()>,
     is_paused: AtomicBool,
     is_killed: AtomicBool,
     groups: Option<Arc<Groups>>,
@@ -130,20 +139,12 @@ struct Open {
 }
 
 /// What was heard from the monitor.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Heard {
-    serial: u32,
+    /// The last order that was carried out.
+    done: u32,
     has_expired: bool,
-    end: Option<End>,
-}
-
-/// Why a sandbox has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Expired,
-    Killed,
-    /// From outside, or from within: nobody here knows.
-    Died,
+    end: Option<SessionEnd>,
 }
 
 impl Backend for Open {
@@ -194,6 +195,10 @@ impl Session for Open {
                 }
             }
         })
+    }
+
+    fn ended(&self) -> BoxFuture<'_, SessionEnd> {
+        Box::pin(self.until(|heard| heard.end))
     }
 }
 
@@ -280,51 +285,53 @@ impl Open {
 
     /// Gives an order and waits until it was carried out.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
-        let mut heard = self.heard.lock().await;
-        heard.serial += 1;
-        let serial = heard.serial;
         let milliseconds = time.as_millis() as u64;
-        self.link.send(wire::Order { signal, serial, milliseconds });
-        let answer = async {
-            loop {
-                if let Some(end) = heard.end {
-                    return Err(lost(end));
-                }
-                if self.hear(&mut heard).await == Some(serial) {
-                    return Ok(());
-                }
-            }
+        let serial = {
+            // Orders are sent in the order of their numbers.
+            let mut last = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            *last += 1;
+            self.link.send(wire::Order { signal, serial: *last, milliseconds });
+            *last
         };
+        let answer = self.until(|heard| match heard.end {
+            Some(end) => Some(Err(lost(end))),
+            None => (heard.done >= serial).then_some(Ok(())),
+        });
         timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(no_answer("obey")))
     }
 
-    /// Waits until the sandbox has ended.
-    async fn ended(&self) -> End {
-        let mut heard = self.heard.lock().await;
+    /// Waits until the reports have told something. Of several who wait one hears, for all of them.
+    /// Cancel-safe.
+    async fn until<T>(&self, told: impl Fn(&Heard) -> Option<T>) -> T {
+        let mut heard = self.heard.subscribe();
         loop {
-            if let Some(end) = heard.end {
-                return end;
+            if let Some(told) = told(&heard.borrow_and_update()) {
+                return told;
             }
-            self.hear(&mut heard).await;
+            tokio::select! {
+                biased;
+                _ = heard.changed() => {}
+                () = self.hear() => {}
+            }
         }
     }
 
-    /// Hears one report; returns the number of an order that was carried out. Cancel-safe.
-    async fn hear(&self, heard: &mut Heard) -> Option<u32> {
-        let report = self.link.report().await;
-        match report.ok().flatten().map(|(report, _)| report) {
-            Some(report) if report.kind == report::DONE => return Some(report.first as u32),
+    /// Hears one report. Cancel-safe.
+    async fn hear(&self) {
+        let _ear = self.ear.lock().await;
+        let report = self.link.report().await.ok().flatten().map(|(report, _)| report);
+        self.heard.send_modify(|heard| match report {
+            Some(report) if report.kind == report::DONE => heard.done = report.first as u32,
             Some(report) if report.kind == report::EXPIRED => heard.has_expired = true,
             Some(report) if report.kind != report::ENDED => {}
             _ => {
                 heard.end = Some(match (heard.has_expired, self.is_killed.load(Relaxed)) {
-                    (true, _) => End::Expired,
-                    (false, true) => End::Killed,
-                    (false, false) => End::Died,
+                    (true, _) => SessionEnd::Expired,
+                    (false, true) => SessionEnd::Killed,
+                    (false, false) => SessionEnd::Died,
                 });
             }
-        }
-        None
+        });
     }
 
     /// What has become of a command whose socket closed: the end of the sandbox, if that is it.
@@ -345,11 +352,13 @@ impl Drop for Open {
     }
 }
 
-fn lost(end: End) -> Error {
+fn lost(end: SessionEnd) -> Error {
     let (why, remedy) = match end {
-        End::Expired => ("its time was over", "give it a longer timeout, or renew it in time"),
-        End::Killed => ("it was killed", "create another one"),
-        End::Died => (
+        SessionEnd::Expired => {
+            ("its time was over", "give it a longer timeout, or renew it in time")
+        }
+        SessionEnd::Killed => ("it was killed", "create another one"),
+        SessionEnd::Died => (
             "its processes were killed from outside, or the machine ran out of memory",
             "create another one; look for who kills processes named `openbrain`",
         ),

@@ -45,8 +45,8 @@ pub(super) struct Lease {
     deleted: bool,
     /// When it ends though it is held. Dropping this ends the renewals.
     end: watch::Sender<Option<Instant>>,
-    /// Whether it has ended for that reason.
-    expired: watch::Receiver<bool>,
+    /// Why it is not held any more.
+    release: watch::Receiver<Option<Release>>,
 }
 
 impl Lease {
@@ -78,11 +78,12 @@ impl Lease {
 
     fn new(client: Client, id: String, life: Option<Duration>) -> Result<Self> {
         let (end, ends) = watch::channel(life.map(|life| Instant::now() + life));
-        let (is_over, expired) = watch::channel(false);
-        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, expired };
+        let (over, release) = watch::channel(None);
+        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, release };
         spawn(Work::Idle, async move {
-            if hold(&client, &id, ends).await == Release::Expired {
-                is_over.send_replace(true);
+            let release = hold(&client, &id, ends).await;
+            over.send_replace(Some(release));
+            if release == Release::Expired {
                 let _ = delete(client, id).await;
             }
             Ok(())
@@ -97,7 +98,12 @@ impl Lease {
 
     /// Whether its time is over.
     pub(super) fn has_expired(&self) -> bool {
-        *self.expired.borrow()
+        *self.release.borrow() == Some(Release::Expired)
+    }
+
+    /// Tells when it is not held any more, and why.
+    pub(super) fn release(&self) -> watch::Receiver<Option<Release>> {
+        self.release.clone()
     }
 
     /// Leaves the sandbox to the server, which deletes it at the end of its time: after a minute at
@@ -202,9 +208,12 @@ async fn delete(client: Client, id: String) -> Result<(), Failure> {
 
 /// Why a sandbox is not held any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Release {
+pub(super) enum Release {
+    /// Nobody holds it.
     Dropped,
+    /// The server knows it no longer.
     Gone,
+    /// Its time is over.
     Expired,
 }
 

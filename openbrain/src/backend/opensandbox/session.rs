@@ -21,14 +21,14 @@ use super::{
     create,
     failure::{Failure, FailureKind},
     job::Job,
-    keeper::Lease,
+    keeper::{Lease, Release},
     link::{End, Letters, explain},
     ready,
     run::{DIRECTORY, Started, check_paths, connection, pass_on, random_name, start},
 };
 use crate::{
     backend::{
-        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionEnd, SessionOrder,
         helper::wire::{self, Letter, letter},
     },
     error::{Error, ErrorKind, Result},
@@ -168,6 +168,19 @@ impl Session for Open {
                     None => Ok(()),
                 },
                 SessionOrder::Kill => self.kill().await,
+            }
+        })
+    }
+
+    fn ended(&self) -> BoxFuture<'_, SessionEnd> {
+        Box::pin(async {
+            let Some(mut release) = self.state.with_lease(Lease::release) else {
+                return SessionEnd::Killed;
+            };
+            match release.wait_for(Option::is_some).await.ok().and_then(|release| *release) {
+                Some(Release::Expired) => SessionEnd::Expired,
+                Some(Release::Gone) => SessionEnd::Died,
+                Some(Release::Dropped) | None => SessionEnd::Killed,
             }
         })
     }
