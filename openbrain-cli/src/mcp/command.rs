@@ -81,7 +81,7 @@ impl Server {
         call: &Call,
     ) -> Result<Arc<Kept>, Failure> {
         let kept = tokio::select! {
-            kept = self.service().keep(exec, caller) => kept.map_err(|refusal| refused(&refusal))?,
+            kept = self.service().keep(exec, caller, None) => kept.map_err(|refusal| refused(&refusal))?,
             () = call.abandoned() => return Err(given_up()),
             () = sleep_until(until) => {
                 return Err(Failure::exhausted("the command could not be started in time")
@@ -204,6 +204,10 @@ fn refused(refusal: &Refusal) -> Failure {
             Failure::exhausted("too many commands run at once").with_remedy(format!(
                 "try again in {seconds} s; the keys are `server.max_execs` and `server.max_queue`"
             ))
+        }
+        Refusal::TooManySandboxes => {
+            Failure::exhausted("as many sandboxes are open as the settings allow")
+                .with_remedy("end one with end_sandbox; the key is `server.max_sandboxes`")
         }
         Refusal::Closing => Failure::exhausted("the server is about to end"),
     }
