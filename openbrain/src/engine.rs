@@ -3,7 +3,7 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use crate::{
-    audit::{Entry, Log, Status, Tenancy},
+    audit::{self, Log, Tenancy},
     backend::{
         Backend, BoxFuture, Session, SessionEnd,
         direct::Direct,
@@ -18,8 +18,9 @@ use crate::{
     output::Output,
     process::{Observer, Process, new_exec_id},
     session::{Runner, Sandbox, Witness},
-    settings::{AuditSettings, Settings},
-    spec::{Place, SessionSpec, Spec},
+    settings::{self, AuditSettings, Settings},
+    share::{self, Entry, Joined, Shared, SharedSandbox},
+    spec::{Place, ServerSpec, SessionSpec, Spec},
 };
 
 /// Runs commands under given [`Settings`].
@@ -199,14 +200,14 @@ impl Engine {
 }
 
 /// Writes the end of a sandbox whose start is on record.
-fn witness(entry: Entry, session: &dyn Session) -> Witness {
+fn witness(entry: audit::Entry, session: &dyn Session) -> Witness {
     let tenancy = Tenancy::new(entry, session.id(), session.isolation(), session.warnings());
     Box::new(|end| {
         tenancy.ended(match end {
-            Some(SessionEnd::Expired) => Status::TimedOut,
-            Some(SessionEnd::Killed) => Status::Cancelled,
-            Some(SessionEnd::Died) => Status::Lost,
-            None => Status::Kept,
+            Some(SessionEnd::Expired) => audit::Status::TimedOut,
+            Some(SessionEnd::Killed) => audit::Status::Cancelled,
+            Some(SessionEnd::Died) => audit::Status::Lost,
+            None => audit::Status::Kept,
         });
     })
 }
@@ -217,6 +218,61 @@ async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
         Place::Opensandbox(..) => opensandbox::open(spec).await,
         Place::Direct => Err(Error::invalid("a sandbox cannot be the host")),
     }
+}
+
+impl Engine {
+    /// Makes a sandbox one that other processes of this user can [join](Engine::join), as long as
+    /// [`Shared::serve`] runs.
+    ///
+    /// Its socket is in `$XDG_RUNTIME_DIR/openbrain/sandboxes`, else in `/tmp/openbrain-UID/sandboxes`.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made.
+    pub fn share(&self, sandbox: Sandbox) -> Result<Shared> {
+        share::share(sandbox, &settings::runtime_directory())
+    }
+
+    /// Joins a sandbox that another process of this user shares, by its id or its name.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_lost` when there is none; `invalid_request` when several have this name.
+    pub async fn join(&self, name: &str) -> Result<Joined> {
+        let key = |server: &mut ServerSpec| {
+            let own = self.settings.security.sandbox.server().ok().flatten();
+            server.api_key = own.filter(|own| own.url == server.url).and_then(|own| own.api_key);
+        };
+        let directory = settings::runtime_directory();
+        share::join(name, &directory, key, enter, Arc::new(self.clone())).await
+    }
+
+    /// The sandboxes that processes of this user share, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be looked for.
+    pub async fn shared(&self) -> Result<Vec<SharedSandbox>> {
+        share::list(&settings::runtime_directory()).await
+    }
+}
+
+/// Enters a sandbox that another process owns.
+fn enter(entry: Entry) -> BoxFuture<'static, Result<Arc<dyn Backend>>> {
+    let Entry { id, place, isolation, door, owner } = entry;
+    Box::pin(async move {
+        match (place, door) {
+            (Place::Embedded(_), Some((door, rlimits))) => {
+                embedded::join(id, door, rlimits, isolation, owner)
+            }
+            (Place::Opensandbox(_, server), _) => {
+                opensandbox::join(id, &server, isolation, owner).await
+            }
+            (Place::Embedded(_) | Place::Direct, _) => {
+                Err(Error::unavailable("the owner of the sandbox gave no way in"))
+            }
+        }
+    })
 }
 
 impl Runner for Engine {

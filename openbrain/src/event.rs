@@ -57,7 +57,7 @@ pub enum RecordKind {
 }
 
 /// Bytes of a stream in JSON.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Valid UTF-8.

@@ -60,6 +60,8 @@ pub mod backend;
 
 mod session;
 
+mod share;
+
 mod doctor;
 mod engine;
 mod server;
@@ -83,9 +85,11 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        FileEntry, FileKind, FileReader, FileWriter, Files, Found, Sandbox, Transfer, WriteOptions,
+        Background, BackgroundCommand, FileEntry, FileKind, FileReader, FileWriter, Files, Found,
+        LogOffsets, LogPart, Logs, Sandbox, Transfer, WriteOptions,
     },
     settings::Settings,
+    share::{Joined, Shared, SharedSandbox},
     spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

@@ -96,13 +96,14 @@ pub(crate) enum Code {
     SandboxUnavailable,
     SandboxLost,
     FileFailed,
+    WaitFailed,
     ResourceExhausted,
     Internal,
 }
 
 impl Code {
     /// All of them, in the order of the documentation.
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::MalformedRequest,
         Self::HostNotAllowed,
         Self::OriginNotAllowed,
@@ -128,6 +129,7 @@ impl Code {
         Self::SandboxUnavailable,
         Self::SandboxLost,
         Self::FileFailed,
+        Self::WaitFailed,
         Self::ResourceExhausted,
         Self::Internal,
     ];
@@ -203,6 +205,9 @@ impl Code {
             Self::FileFailed => {
                 (S::CONFLICT, "file_failed", "The file is missing, in the way or not permitted")
             }
+            Self::WaitFailed => {
+                (S::GATEWAY_TIMEOUT, "wait_failed", "What was waited for did not come")
+            }
             Self::ResourceExhausted => {
                 (S::SERVICE_UNAVAILABLE, "resource_exhausted", "The machine ran out of something")
             }
@@ -258,6 +263,7 @@ impl Code {
             ErrorKind::SandboxUnavailable => Self::SandboxUnavailable,
             ErrorKind::SandboxLost => Self::SandboxLost,
             ErrorKind::FileFailed => Self::FileFailed,
+            ErrorKind::WaitFailed => Self::WaitFailed,
             ErrorKind::ResourceExhausted => Self::ResourceExhausted,
             // The library may come to know more kinds than this file.
             _ => Self::Internal,
@@ -427,7 +433,7 @@ impl IntoResponse for Problem {
 mod tests {
     use super::{Code, Duration, ErrorKind, IntoResponse, Problem, Refusal, header};
 
-    const KINDS: [ErrorKind; 10] = [
+    const KINDS: [ErrorKind; 11] = [
         ErrorKind::InvalidRequest,
         ErrorKind::InvalidSettings,
         ErrorKind::PolicyDenied,
@@ -436,6 +442,7 @@ mod tests {
         ErrorKind::SandboxUnavailable,
         ErrorKind::SandboxLost,
         ErrorKind::FileFailed,
+        ErrorKind::WaitFailed,
         ErrorKind::ResourceExhausted,
         ErrorKind::Internal,
     ];

@@ -1,11 +1,13 @@
 //! A sandbox that outlives one command.
 
+mod background;
 mod bind;
 mod files;
 mod tree;
 mod work;
 
 pub use self::{
+    background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, FileReader, FileWriter, Files, Found, WriteOptions},
     tree::Transfer,
 };
@@ -112,6 +114,16 @@ impl Sandbox {
         self.spawn(exec).await?.wait().await
     }
 
+    /// Starts a command in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::spawn`].
+    pub async fn start(&self, exec: Exec) -> Result<Background> {
+        let command = background::shown(&exec.command);
+        Ok(Background::start(command, self.spawn(exec).await?))
+    }
+
     /// Name of the sandbox, unique and unguessable.
     pub fn id(&self) -> &str {
         self.session.id()
@@ -125,6 +137,11 @@ impl Sandbox {
     /// The labels that it was given.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.spec.labels
+    }
+
+    /// Time until a command in it that names none is killed.
+    pub fn command_timeout(&self) -> Duration {
+        self.spec.command_timeout
     }
 
     /// Where it is.
@@ -154,10 +171,11 @@ impl Sandbox {
         *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the sandbox has ended, and says why. It has ended for those who
-    /// [kept](Self::keep) it.
+    /// Waits until the sandbox has ended, and says why: killed, at the end of its time, or because its
+    /// processes were killed from outside. The end of one on a server that somebody else deletes shows
+    /// within 100 s.
     pub async fn ended(&self) -> SessionEnd {
-        let end = self.session.ended().await;
+        let end = Arc::clone(&self.session).ended().await;
         self.tell(Some(end));
         end
     }
@@ -217,6 +235,14 @@ impl Sandbox {
         self.order(SessionOrder::Keep).await?;
         self.tell(None);
         Ok(())
+    }
+
+    pub(crate) fn spec(&self) -> &SessionSpec {
+        &self.spec
+    }
+
+    pub(crate) fn session(&self) -> &Arc<dyn Session> {
+        &self.session
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {

@@ -45,8 +45,8 @@ pub(super) struct Lease {
     deleted: bool,
     /// When it ends though it is held. Dropping this ends the renewals.
     end: watch::Sender<Option<Instant>>,
-    /// Why it is not held any more.
-    release: watch::Receiver<Option<Release>>,
+    /// Why it has ended though it is held.
+    over: watch::Receiver<Option<Release>>,
 }
 
 impl Lease {
@@ -78,12 +78,12 @@ impl Lease {
 
     fn new(client: Client, id: String, life: Option<Duration>) -> Result<Self> {
         let (end, ends) = watch::channel(life.map(|life| Instant::now() + life));
-        let (over, release) = watch::channel(None);
-        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, release };
+        let (is_over, over) = watch::channel(None);
+        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, over };
         spawn(Work::Idle, async move {
             let release = hold(&client, &id, ends).await;
-            over.send_replace(Some(release));
-            if release == Release::Expired {
+            is_over.send_replace(release);
+            if release == Some(Release::Expired) {
                 let _ = delete(client, id).await;
             }
             Ok(())
@@ -98,12 +98,12 @@ impl Lease {
 
     /// Whether its time is over.
     pub(super) fn has_expired(&self) -> bool {
-        *self.release.borrow() == Some(Release::Expired)
+        *self.over.borrow() == Some(Release::Expired)
     }
 
-    /// Tells when it is not held any more, and why.
-    pub(super) fn release(&self) -> watch::Receiver<Option<Release>> {
-        self.release.clone()
+    /// Becomes the reason of its end, should it end while it is held.
+    pub(super) fn over(&self) -> watch::Receiver<Option<Release>> {
+        self.over.clone()
     }
 
     /// Leaves the sandbox to the server, which deletes it at the end of its time: after a minute at
@@ -206,19 +206,21 @@ async fn delete(client: Client, id: String) -> Result<(), Failure> {
     }
 }
 
-/// Why a sandbox is not held any more.
+/// Why a sandbox has ended that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
-    /// Nobody holds it.
-    Dropped,
-    /// The server knows it no longer.
+    /// The server does not know it any more.
     Gone,
-    /// Its time is over.
+    /// Its time was over.
     Expired,
 }
 
-/// Prolongs the life of a sandbox until it is no longer held, or its time is over.
-async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instant>>) -> Release {
+/// Prolongs the life of a sandbox until it is no longer held, or has ended.
+async fn hold(
+    client: &Client,
+    id: &str,
+    mut ends: watch::Receiver<Option<Instant>>,
+) -> Option<Release> {
     loop {
         let end = *ends.borrow_and_update();
         let over = async {
@@ -242,10 +244,10 @@ async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instan
             biased;
             changed = ends.changed() => match changed {
                 Ok(()) => {}
-                Err(_) => return Release::Dropped,
+                Err(_) => return None,
             },
-            () = over => return Release::Expired,
-            () = prolong => return Release::Gone,
+            () = over => return Some(Release::Expired),
+            () = prolong => return Some(Release::Gone),
         }
     }
 }
