@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
@@ -187,6 +187,31 @@ fn the_time_of_a_sandbox_ends_it() {
     wait_for_open(&server, 0.0);
     server.get(&path).problem(404, "not_found");
     renew(r#"{"timeout": 1}"#).problem(404, "not_found");
+}
+
+/// Whoever kills its processes from outside ends it, and the server forgets it.
+#[test]
+fn a_sandbox_that_dies_is_forgotten() {
+    if !sandboxes() || !installed("pgrep") {
+        return;
+    }
+    let server = Server::start();
+    let path = create(&server, json!({}));
+    let number = format!("5{:06}", std::process::id());
+    let command = json!({ "command": format!("exec sleep {number}") }).to_string();
+    server.post(&format!("{path}/execs"), command).status(202);
+    let watched = Watched::eventually(&["sleep", &number]);
+    let mut pgrep = std::process::Command::new("pgrep");
+    pgrep.args(["-fx", &format!("sleep {number}")]);
+    let pid = String::from_utf8(pgrep.output().unwrap().stdout).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    let parent = Pid::from_raw(parent.trim().parse().unwrap()).unwrap();
+    kill_process(parent, Signal::KILL).unwrap();
+    watched.wait();
+    wait_for_open(&server, 0.0);
+    server.get(&path).problem(404, "not_found");
+    create(&server, json!({}));
 }
 
 #[test]
