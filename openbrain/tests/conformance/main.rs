@@ -19,6 +19,7 @@ mod ending;
 mod environment;
 mod files;
 mod host;
+mod life;
 mod limits;
 mod many;
 mod mounts;
@@ -335,6 +336,14 @@ macro_rules! cases_of_every_session {
                 what_is_written_in_the_background_is_kept,
                 what_is_too_long_for_the_background_has_a_gap,
                 the_background_ends_with_the_sandbox,
+            ;
+            life:
+                the_end_of_a_sandbox_is_told,
+                the_time_that_is_left_is_told,
+                the_life_of_a_sandbox_is_recorded,
+                a_remote_caller_renews_within_the_settings,
+                a_file_goes_both_ways_in_pieces,
+                no_more_entries_are_told_than_wanted,
             ;
         }
     };
