@@ -26,6 +26,7 @@ mod opened;
 mod ports;
 mod programs;
 mod results;
+mod rootfs;
 mod session;
 mod shells;
 mod stdin;
@@ -391,6 +392,13 @@ mod embedded {
         ;
         ports:
             many_connections_are_forwarded,
+        ;
+        rootfs:
+            a_rootfs_is_the_system,
+            a_rootfs_is_never_written_to,
+            mounts_lie_above_a_rootfs,
+            a_hostile_rootfs_leads_nowhere,
+            what_is_no_rootfs_is_refused,
         ;
         programs:
             git_works,
