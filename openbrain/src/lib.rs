@@ -85,8 +85,8 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, Connection, FileEntry, FileKind, Files, Forward, LogOffsets,
-        LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
+        Background, BackgroundCommand, Connection, FileChange, FileChangeKind, FileEntry, FileKind,
+        FileWatch, Files, Forward, LogOffsets, LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

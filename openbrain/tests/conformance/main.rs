@@ -34,6 +34,7 @@ mod streams;
 mod tar;
 mod terminal;
 mod trees;
+mod watches;
 mod workdir;
 
 /// Makes a test of every case.
@@ -315,6 +316,11 @@ macro_rules! cases_of_every_session {
                 a_hostile_archive_leads_nowhere,
                 a_broken_archive_is_told,
             ;
+            watches:
+                changes_are_told_as_they_happen,
+                new_directories_are_watched,
+                what_cannot_be_watched_is_told,
+            ;
             ports:
                 a_port_is_connected_to,
                 much_goes_both_ways_through_a_port,
@@ -392,6 +398,9 @@ mod embedded {
         ;
         ports:
             many_connections_are_forwarded,
+        ;
+        watches:
+            a_watch_that_cannot_keep_up_says_so,
         ;
         rootfs:
             a_rootfs_is_the_system,
