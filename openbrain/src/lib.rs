@@ -85,9 +85,9 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, Connection, FileEntry, FileKind, FileReader, FileWriter,
-        Files, Forward, Found, LogOffsets, LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
-        WriteOptions,
+        Background, BackgroundCommand, Connection, FileChange, FileChangeKind, FileEntry, FileKind,
+        FileReader, FileWatch, FileWriter, Files, Forward, Found, LogOffsets, LogPart, Logs,
+        Sandbox, Shell, TarStream, Transfer, WriteOptions,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

@@ -8,6 +8,7 @@ mod port;
 mod shell;
 mod tar;
 mod tree;
+mod watch;
 mod work;
 
 pub use self::{
@@ -18,6 +19,7 @@ pub use self::{
     shell::Shell,
     tar::TarStream,
     tree::Transfer,
+    watch::{FileChange, FileChangeKind, FileWatch},
 };
 
 use std::{
