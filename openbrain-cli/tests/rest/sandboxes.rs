@@ -245,6 +245,8 @@ fn no_more_are_open_than_the_settings_allow() {
     assert!(problem["remedy"].as_str().unwrap().contains("server.max_sandboxes"), "{problem}");
     server.ask(&format!("DELETE {first}"), &[], "").status(204);
     create(&server, json!({}));
+    let none = Server::with("server:\n  max_sandboxes: 0\n");
+    none.post("/v1/sandboxes", "").problem(429, "busy");
 }
 
 #[test]
