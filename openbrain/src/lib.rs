@@ -85,8 +85,9 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, FileEntry, FileKind, FileReader, FileWriter, Files, Found,
-        LogOffsets, LogPart, Logs, Sandbox, Transfer, WriteOptions,
+        Background, BackgroundCommand, Connection, FileEntry, FileKind, FileReader, FileWriter,
+        Files, Forward, Found, LogOffsets, LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
+        WriteOptions,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

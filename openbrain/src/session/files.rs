@@ -53,7 +53,7 @@ const FEW_NAMES: usize = 4 << 20;
 /// Every verb fails with `file_failed` when the file is missing, in the way or not permitted
 /// ([`Error::io_kind`] says which), and with `sandbox_lost` when the sandbox has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Files<'a>(&'a Sandbox);
+pub struct Files<'a>(pub(super) &'a Sandbox);
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct FileEntry {
     pub size: u64,
     /// When its content was changed last.
     pub modified: SystemTime,
-    /// Where a link leads.
+    /// Where a symbolic link leads.
     pub target: Option<PathBuf>,
 }
 
@@ -328,13 +328,15 @@ impl Files<'_> {
     }
 
     /// Copies everything below a directory of the host to a directory of the sandbox, which is made
-    /// when it is missing. Links are copied as links; permissions and times of files are kept.
+    /// when it is missing. Links are copied as links, files with several names and files with holes as
+    /// what they are; permissions and times of files are kept. What has a name that is written to is
+    /// replaced, and a link on the way there is not followed.
     pub async fn upload(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Transfer> {
         tree::upload(self.0, from.as_ref(), to.as_ref()).await
     }
 
     /// Copies everything below a directory of the sandbox to a directory of the host, which is made
-    /// when it is missing. Files of the same name are replaced.
+    /// when it is missing, as [`Files::upload`] does. Files of the same name are replaced.
     ///
     /// Nothing is written outside of that directory, whatever the sandbox says: links are made and
     /// never followed, set-user-ID bits are dropped, pipes, sockets and devices are left out.

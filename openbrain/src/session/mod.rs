@@ -3,12 +3,20 @@
 mod background;
 mod bind;
 mod files;
+mod forward;
+mod port;
+mod shell;
+mod tar;
 mod tree;
 mod work;
 
 pub use self::{
     background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, FileReader, FileWriter, Files, Found, WriteOptions},
+    forward::Forward,
+    port::Connection,
+    shell::Shell,
+    tar::TarStream,
     tree::Transfer,
 };
 
@@ -51,11 +59,20 @@ use crate::{
 /// ```
 pub struct Sandbox {
     session: Arc<dyn Session>,
-    spec: SessionSpec,
+    spec: Arc<SessionSpec>,
     runner: Arc<dyn Runner>,
-    expires_at: Mutex<SystemTime>,
+    expires_at: Arc<Mutex<SystemTime>>,
     /// Told its end, and nothing after that.
     witness: Mutex<Option<Witness>>,
+}
+
+/// A sandbox that is there as long as its owner keeps it.
+#[derive(Clone)]
+struct Reference {
+    session: Weak<dyn Session>,
+    spec: Arc<SessionSpec>,
+    runner: Arc<dyn Runner>,
+    expires_at: Arc<Mutex<SystemTime>>,
 }
 
 /// Is told the end of a sandbox once: why it has ended, or nothing when it was kept. Dropped untold, the
@@ -88,8 +105,8 @@ impl Sandbox {
         runner: Arc<dyn Runner>,
         witness: Option<Witness>,
     ) -> Self {
-        let expires_at = Mutex::new(SystemTime::now() + spec.timeout);
-        Self { session, spec, runner, expires_at, witness: Mutex::new(witness) }
+        let expires_at = Arc::new(Mutex::new(SystemTime::now() + spec.timeout));
+        Self { session, spec: Arc::new(spec), runner, expires_at, witness: Mutex::new(witness) }
     }
 
     /// Starts a command in the sandbox.
@@ -237,6 +254,16 @@ impl Sandbox {
         Ok(())
     }
 
+    fn reference(&self) -> Reference {
+        let session = Arc::downgrade(&self.session);
+        Reference {
+            session,
+            spec: Arc::clone(&self.spec),
+            runner: Arc::clone(&self.runner),
+            expires_at: Arc::clone(&self.expires_at),
+        }
+    }
+
     pub(crate) fn spec(&self) -> &SessionSpec {
         &self.spec
     }
@@ -257,19 +284,33 @@ impl Sandbox {
     }
 }
 
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Reference {
+    /// The sandbox, to be dropped soon: it does not end before that.
+    fn sandbox(&self) -> Result<Sandbox> {
+        let session = self.session.upgrade().ok_or_else(dropped)?;
+        let Self { spec, runner, expires_at, .. } = self.clone();
+        Ok(Sandbox { session, spec, runner, expires_at, witness: Mutex::default() })
+    }
+}
+
+fn dropped() -> Error {
+    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+        .with_remedy("keep the `Sandbox` as long as commands run in it")
+}
+
 /// A place to run commands that is there as long as its sandbox.
 #[derive(Debug)]
 struct Inside(Weak<dyn Session>);
 
 impl Backend for Inside {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(async move {
-            let session = self.0.upgrade().ok_or_else(|| {
-                Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-                    .with_remedy("keep the `Sandbox` as long as commands run in it")
-            })?;
-            session.spawn(spec).await
-        })
+        Box::pin(async move { self.0.upgrade().ok_or_else(dropped)?.spawn(spec).await })
     }
 }
 
