@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -85,3 +86,14 @@ def sleeper(mark: str) -> str:
     """A command whose processes have the mark: a shell, a child, and a daemon that fled."""
     sleep = f"sh -c 'sleep 600; :' {mark}"
     return f"setsid {sleep} & {sleep} & echo ready; {sleep}"
+
+
+def example(name: str) -> Any:
+    """A program of `examples/adapters`, as a module."""
+    path = Path(__file__).parents[2] / "examples/adapters" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

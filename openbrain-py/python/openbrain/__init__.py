@@ -13,6 +13,7 @@ fails is a value; `check=True` makes it an exception.
 - `exec` and `exec_async` run a command to its end.
 - `Exec` is the same as a builder, and can stream and spawn.
 - `Sandbox` is a sandbox that stays open for many commands.
+- `openbrain.adapters` has it for Inspect, deepagents, LangChain and the OpenAI Agents SDK.
 - `openbrain.errors` has what they raise: every exception is an `OpenbrainError`.
 """
 
