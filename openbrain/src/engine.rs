@@ -18,8 +18,9 @@ use crate::{
     output::Output,
     process::{Observer, Process, new_exec_id},
     session::{Runner, Sandbox},
-    settings::{AuditSettings, Settings},
-    spec::{Place, SessionSpec, Spec},
+    settings::{self, AuditSettings, Settings},
+    share::{self, Entry, Joined, Shared, SharedSandbox},
+    spec::{Place, ServerSpec, SessionSpec, Spec},
 };
 
 /// Runs commands under given [`Settings`].
@@ -180,6 +181,61 @@ impl Engine {
         };
         Ok(Sandbox::new(session, spec, Arc::new(self.clone())))
     }
+}
+
+impl Engine {
+    /// Makes a sandbox one that other processes of this user can [join](Engine::join), as long as
+    /// [`Shared::serve`] runs.
+    ///
+    /// Its socket is in `$XDG_RUNTIME_DIR/openbrain/sandboxes`, else in `/tmp/openbrain-UID/sandboxes`.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made.
+    pub fn share(&self, sandbox: Sandbox) -> Result<Shared> {
+        share::share(sandbox, &settings::runtime_directory())
+    }
+
+    /// Joins a sandbox that another process of this user shares, by its id or its name.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_lost` when there is none; `invalid_request` when several have this name.
+    pub async fn join(&self, name: &str) -> Result<Joined> {
+        let key = |server: &mut ServerSpec| {
+            let own = self.settings.security.sandbox.server().ok().flatten();
+            server.api_key = own.filter(|own| own.url == server.url).and_then(|own| own.api_key);
+        };
+        let directory = settings::runtime_directory();
+        share::join(name, &directory, key, enter, Arc::new(self.clone())).await
+    }
+
+    /// The sandboxes that processes of this user share, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be looked for.
+    pub async fn shared(&self) -> Result<Vec<SharedSandbox>> {
+        share::list(&settings::runtime_directory()).await
+    }
+}
+
+/// Enters a sandbox that another process owns.
+fn enter(entry: Entry) -> BoxFuture<'static, Result<Arc<dyn Backend>>> {
+    let Entry { id, place, isolation, door, owner } = entry;
+    Box::pin(async move {
+        match (place, door) {
+            (Place::Embedded(_), Some((door, rlimits))) => {
+                embedded::join(id, door, rlimits, isolation, owner)
+            }
+            (Place::Opensandbox(_, server), _) => {
+                opensandbox::join(id, &server, isolation, owner).await
+            }
+            (Place::Embedded(_) | Place::Direct, _) => {
+                Err(Error::unavailable("the owner of the sandbox gave no way in"))
+            }
+        }
+    })
 }
 
 impl Runner for Engine {

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     SandboxLost,
     /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
     FileFailed,
+    /// What was waited for did not come; [`Error::io_kind`] says whether the time was over.
+    WaitFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
     ResourceExhausted,
     /// A failure of the system or of openbrain that fits no other kind.
@@ -46,6 +48,25 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    const ALL: [Self; 11] = [
+        Self::InvalidRequest,
+        Self::InvalidSettings,
+        Self::PolicyDenied,
+        Self::CommandNotFound,
+        Self::CommandNotExecutable,
+        Self::SandboxUnavailable,
+        Self::SandboxLost,
+        Self::FileFailed,
+        Self::WaitFailed,
+        Self::ResourceExhausted,
+        Self::Internal,
+    ];
+
+    /// The kind with this name; `internal` for one that is not known.
+    pub(crate) fn of_code(code: &str) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Internal)
+    }
+
     /// The stable, machine-readable name, as it appears in JSON.
     pub fn code(self) -> &'static str {
         match self {
@@ -57,6 +78,7 @@ impl ErrorKind {
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
+            Self::WaitFailed => "wait_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",
         }

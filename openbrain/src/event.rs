@@ -57,7 +57,7 @@ pub enum RecordKind {
 }
 
 /// Bytes of a stream in JSON.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Valid UTF-8.
@@ -67,6 +67,14 @@ pub enum Data {
 }
 
 impl Data {
+    /// These bytes, as text where they are.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::Data(text),
+            Err(error) => Self::DataBase64(BASE64.encode(error.as_bytes())),
+        }
+    }
+
     /// The bytes themselves. What is not base64, which no recorder writes, has none.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {

@@ -60,6 +60,8 @@ pub mod backend;
 
 mod session;
 
+mod share;
+
 mod doctor;
 mod engine;
 mod server;
@@ -82,8 +84,12 @@ pub use self::{
     },
     script::languages,
     secret::Secret,
-    session::{FileEntry, FileKind, Files, Sandbox, Transfer},
+    session::{
+        Background, BackgroundCommand, FileEntry, FileKind, Files, LogOffsets, LogPart, Logs,
+        Sandbox, Transfer,
+    },
     settings::Settings,
+    share::{Joined, Shared, SharedSandbox},
     spec::{InheritEnv, Place, SandboxSpec, ServerSpec, SessionSpec, Spec, System},
     units::{MAX_TIMEOUT, nearest, parse_duration, parse_size},
 };

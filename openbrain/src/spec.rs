@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -87,7 +87,7 @@ pub enum InheritEnv {
 }
 
 /// Where a command runs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// On the host.
@@ -99,7 +99,7 @@ pub enum Place {
 }
 
 /// What a sandbox is given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Host directories made visible.
     pub mounts: Vec<Mount>,
@@ -107,7 +107,7 @@ pub struct SandboxSpec {
     pub expose: Vec<PathBuf>,
     /// Directories that mounts and exposed paths do not lead out of, whatever symbolic links are
     /// below these; `None` for a request of the user's own, which may name any path.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Vec<PathBuf>>,
     /// What the sandbox may reach.
     pub network: Network,
@@ -118,17 +118,17 @@ pub struct SandboxSpec {
 }
 
 /// The OpenSandbox server of a sandbox, and how it is spoken to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerSpec {
     /// Address of the server.
     pub url: String,
-    /// Key of the server. Printed as `***`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Key of the server. Printed as `***`, and never read back from there.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
     /// Whether sandboxes are reached through the server.
     pub use_server_proxy: bool,
     /// Certificate authorities to trust beside those of the system, as a PEM file.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The longest time for one request.
     #[serde(with = "crate::units::serde_duration", rename = "request_timeout_seconds")]
@@ -139,13 +139,13 @@ pub struct ServerSpec {
     /// Image of the sandbox.
     pub image: String,
     /// What only some servers know, such as `poolRef`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extensions: BTreeMap<String, String>,
 }
 
 /// How the host's system directories (`/usr` and friends) appear in an embedded sandbox.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum System {

@@ -135,12 +135,31 @@ pub(crate) mod serde_seconds {
 pub(crate) mod serde_duration {
     use std::time::Duration;
 
-    use serde::Serializer;
+    use serde::{Deserializer, Serializer, de::Error};
 
     use super::serde_seconds;
 
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        serde_seconds::deserialize(from)?.ok_or_else(|| D::Error::custom("a time is missing"))
+    }
+
     pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
         serde_seconds::serialize(&Some(*value), to)
+    }
+}
+
+/// Serde for a moment, as RFC 3339 with milliseconds.
+pub(crate) mod serde_time {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(value: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_rfc3339_millis(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        humantime::parse_rfc3339(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 

@@ -7,12 +7,13 @@ pub(crate) mod helper;
 pub mod opensandbox;
 mod sys;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     exec::TerminalSize,
     output::{BackendName, Denial, Resources, Status},
     sandbox::Isolation,
@@ -50,7 +51,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
 ///   this process, and the end of its time, though nobody looks.
 /// - A command in a sandbox that has ended is an error of the kind
 ///   [`SandboxLost`](crate::ErrorKind::SandboxLost).
-pub trait Session: Backend {
+pub(crate) trait Session: Backend + Owner {
     /// Name of the sandbox.
     fn id(&self) -> &str;
 
@@ -63,13 +64,52 @@ pub trait Session: Backend {
     /// What the caller should know about it.
     fn warnings(&self) -> &[String];
 
+    /// Waits until it has ended, as far as that can be seen from here: a server is asked every 100 s.
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()>;
+
+    /// The way in for another process.
+    fn way_in(&self) -> Result<WayIn>;
+
     /// Carries out an order; returns when that is done.
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
 }
 
+/// Who has an open sandbox: the process that holds it, or one that stands for it.
+pub(crate) trait Owner: fmt::Debug + Send + Sync {
+    /// Opens the account of a command that is about to be started; an error when none may be.
+    fn account(&self) -> BoxFuture<'_, Result<Box<dyn Account>>>;
+
+    /// Why the sandbox is not there any more, where something was lost; `None` when it is, or nobody
+    /// knows.
+    fn why_ended(&self) -> BoxFuture<'_, Option<Error>>;
+}
+
+/// What one command of an open sandbox has used and was refused, as only the owner sees it.
+pub(crate) trait Account: Send {
+    /// Adds it to how the command ended. Cancel-safe.
+    fn close<'a>(&'a mut self, ended: &'a mut Ended) -> BoxFuture<'a, ()>;
+}
+
+/// The account of a command whose end says everything.
+pub(crate) struct NoAccount;
+
+impl Account for NoAccount {
+    fn close<'a>(&'a mut self, _ended: &'a mut Ended) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// What another process of the same user needs to start commands in an open sandbox.
+pub(crate) enum WayIn {
+    /// The embedded engine: a socket to process 1, and the limits that each command sets for itself.
+    Door(OwnedFd, Vec<(u32, u64)>),
+    /// A server: whoever has its key can.
+    Server,
+}
+
 /// What can be done to a sandbox as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionOrder {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SessionOrder {
     /// Let it end in so much time from now.
     Renew(Duration),
     /// Stop every process in it.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use crate::output::Captured;
 
 /// Collects one stream in at most `limit` bytes of memory, and a little more.
-pub(super) struct Capture {
+#[derive(Clone)]
+pub(crate) struct Capture {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     limit: usize,
@@ -13,12 +14,12 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Self { head: Vec::new(), tail: VecDeque::new(), limit, total: 0 }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let half = self.limit - self.limit / 2;
         let (head, rest) = bytes.split_at(bytes.len().min(half - self.head.len()));
@@ -30,7 +31,26 @@ impl Capture {
         self.tail.extend(rest);
     }
 
-    pub(super) fn finish(self) -> Captured {
+    /// How many bytes there were.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// At most `most` bytes from an offset on, or from where there is something after it, and where
+    /// they begin. They have no hole.
+    pub(crate) fn read(&self, offset: u64, most: usize) -> (u64, Vec<u8>) {
+        let head = self.head.len() as u64;
+        if offset < head {
+            let rest = &self.head[offset as usize..];
+            return (offset, rest[..rest.len().min(most)].to_vec());
+        }
+        let first = self.total - self.tail.len() as u64;
+        let offset = offset.clamp(first, self.total);
+        let rest = self.tail.range((offset - first) as usize..);
+        (offset, rest.take(most).copied().collect())
+    }
+
+    pub(crate) fn finish(self) -> Captured {
         let Self { head: mut bytes, tail, total, .. } = self;
         let missing = total - (bytes.len() + tail.len()) as u64;
         if missing > 0 {
@@ -63,6 +83,22 @@ mod tests {
         assert_eq!(captured.bytes, b"ab\n[openbrain: 4 bytes omitted]\ngh");
         assert!(captured.truncated);
         assert_eq!(captured.total, 8);
+    }
+
+    #[test]
+    fn reading_never_joins_across_a_hole() {
+        let mut capture = Capture::new(8);
+        capture.push(b"0123456789abcdef");
+        for (offset, most, expected) in [
+            (0, 100, (0, &b"0123"[..])),
+            (1, 2, (1, b"12")),
+            (4, 100, (12, b"cdef")),
+            (13, 2, (13, b"de")),
+            (16, 100, (16, b"")),
+            (u64::MAX, 100, (16, b"")),
+        ] {
+            assert_eq!(capture.read(offset, most), (expected.0, expected.1.to_vec()), "{offset}");
+        }
     }
 
     proptest! {

@@ -20,10 +20,10 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+pub(crate) use self::capture::Capture;
 pub(crate) use self::observe::{End, Observer, Outcome};
 pub use self::stdin::ChildStdin;
 use self::{
-    capture::Capture,
     observe::{Reading, observe},
     supervise::{Audience, Ending, Inbox, Urgency},
 };
@@ -235,6 +235,11 @@ impl Process {
     /// Kills every process of the command at once. The result is `cancelled`.
     pub fn kill(&self) {
         self.handle.kill();
+    }
+
+    /// How much of each stream is kept, in bytes.
+    pub(crate) fn output_limit(&self) -> u64 {
+        self.output_limit
     }
 
     /// Name of this execution, unique and unguessable.

@@ -1,11 +1,13 @@
 //! A sandbox that outlives one command.
 
+mod background;
 mod bind;
 mod files;
 mod tree;
 mod work;
 
 pub use self::{
+    background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
     files::{FileEntry, FileKind, Files},
     tree::Transfer,
 };
@@ -100,6 +102,16 @@ impl Sandbox {
         self.spawn(exec).await?.wait().await
     }
 
+    /// Starts a command in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::spawn`].
+    pub async fn start(&self, exec: Exec) -> Result<Background> {
+        let command = background::shown(&exec.command);
+        Ok(Background::start(command, self.spawn(exec).await?))
+    }
+
     /// Name of the sandbox, unique and unguessable.
     pub fn id(&self) -> &str {
         self.session.id()
@@ -173,6 +185,12 @@ impl Sandbox {
         self.order(SessionOrder::Kill).await
     }
 
+    /// Waits until the sandbox has ended: killed, at the end of its time, or because its processes were
+    /// killed from outside. The end of one on a server that somebody else deletes shows within 100 s.
+    pub async fn ended(&self) {
+        Arc::clone(&self.session).ended().await;
+    }
+
     /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
     /// end of this process ends it any more. An embedded one has its network only as long as this
     /// process lives.
@@ -182,6 +200,14 @@ impl Sandbox {
     /// `sandbox_lost` when it has ended.
     pub async fn keep(self) -> Result<()> {
         self.order(SessionOrder::Keep).await
+    }
+
+    pub(crate) fn spec(&self) -> &SessionSpec {
+        &self.spec
+    }
+
+    pub(crate) fn session(&self) -> &Arc<dyn Session> {
+        &self.session
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {

@@ -138,6 +138,15 @@ impl Settings {
     }
 }
 
+/// Where processes of this user find what others of them offer while they live:
+/// `$XDG_RUNTIME_DIR/openbrain/sandboxes`, else `/tmp/openbrain-UID/sandboxes`.
+pub(crate) fn runtime_directory() -> PathBuf {
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let base = given.filter(|path| path.is_absolute()).map(|path| path.join("openbrain"));
+    let own = || format!("/tmp/openbrain-{}", rustix::process::geteuid().as_raw()).into();
+    base.unwrap_or_else(own).join("sandboxes")
+}
+
 impl Sources {
     /// The places of the running process: `config/settings.yaml` in the current directory,
     /// `$XDG_CONFIG_HOME/openbrain/settings.yaml` or `~/.config/openbrain/settings.yaml`, and the

@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::load::runtime_directory;
 pub use self::{
     load::{Flag, Loaded, Origin, Sources},
     server::{Approval, AuditSettings, AuditedExecs, Listen, ServerSettings},

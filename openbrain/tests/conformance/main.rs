@@ -267,6 +267,7 @@ macro_rules! cases_of_every_session {
                 dropping_a_sandbox_leaves_nothing,
                 killing_a_sandbox_leaves_nothing,
                 the_time_of_a_sandbox_ends_it_though_nobody_looks,
+                the_end_of_a_sandbox_is_heard,
                 a_renewed_sandbox_lives_on,
                 a_paused_sandbox_stands_still,
                 what_belongs_to_the_sandbox_is_refused,

@@ -197,6 +197,24 @@ pub(crate) async fn the_time_of_a_sandbox_ends_it_though_nobody_looks(f: &Fixtur
     assert_eq!(error.kind(), ErrorKind::SandboxLost, "{error}");
 }
 
+/// Its end is an event, also while orders are given.
+pub(crate) async fn the_end_of_a_sandbox_is_heard(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default().timeout(Duration::from_secs(60))).await;
+    let ending = async {
+        sandbox.ended().await;
+        assert_eq!(is_lost(&sandbox).await, "the sandbox has ended: its time was over");
+    };
+    let renewing = async {
+        for time in [1000, 500, 1].map(Duration::from_secs) {
+            sandbox.renew(time).await.unwrap();
+        }
+    };
+    tokio::join!(ending, renewing);
+    let sandbox = f.create(NewSandbox::default()).await;
+    tokio::join!(sandbox.ended(), async { sandbox.kill().await.unwrap() });
+    sandbox.ended().await;
+}
+
 pub(crate) async fn a_renewed_sandbox_lives_on(f: &Fixture) {
     let time = Duration::from_millis(1500);
     let sandbox = f.create(NewSandbox::default().timeout(time)).await;

@@ -9,6 +9,7 @@ mod build;
 mod cgroup;
 mod command;
 mod egress;
+mod entrance;
 mod etc;
 mod host;
 mod limits;
@@ -27,7 +28,9 @@ use self::{
     cgroup::Groups,
     egress::Egress,
 };
-pub(crate) use self::{egress::checks as egress_checks, probe::checks, session::open};
+pub(crate) use self::{
+    egress::checks as egress_checks, entrance::join, probe::checks, session::open,
+};
 use super::{
     Backend, BoxFuture, Control, Ended, Order, Running,
     helper::{

@@ -1,38 +1,35 @@
-//! A sandbox that stays open: built as any other, and then every command costs one more process.
-//!
-//! Its process 1 has all the walls, and its commands inherit them. A request for a command goes through
-//! the [`Door`] straight to it; each command has a socket of its own for orders and reports.
+//! A sandbox that stays open, and its owner: built as any other, and then every command costs one more
+//! process, which comes by the [`Entrance`].
 
 use std::{
     os::fd::AsFd,
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     build::{Build, unavailable},
     cgroup::Groups,
-    command,
     egress::{Egress, Seen},
-    open_streams, walls,
+    entrance::Entrance,
+    walls,
 };
 use crate::{
     backend::{
-        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        Account, Backend, BoxFuture, Ended, Owner, Running, Session, SessionOrder, WayIn,
         helper::{
-            self, CommandPlan, Descriptors, Door, Guarded, Link, Program, Section, StartFailure,
-            wire::{self, report},
+            self, Door, Link, Program,
+            wire::{self, Report, report},
         },
     },
     error::{Error, ErrorKind, Result},
     output::BackendName,
-    sandbox::{Isolation, WORKSPACE},
+    sandbox::Isolation,
     spec::{Place, SessionSpec, Spec},
 };
 
@@ -83,16 +80,14 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
     Ok(Some(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
-        id: new_id(),
+        entrance: Entrance { id: new_id(), door, rlimits: build.enforcement.rlimits, isolation },
         link,
-        door,
-        heard: AsyncMutex::default(),
+        heard: watch::Sender::default(),
+        serial: AtomicU32::new(0),
         is_paused: AtomicBool::new(false),
         is_killed: AtomicBool::new(false),
         groups: build.groups.map(Arc::new),
-        rlimits: build.enforcement.rlimits,
         egress: egress.map(Arc::new),
-        isolation,
         warnings,
     })))
 }
@@ -115,24 +110,23 @@ fn new_id() -> String {
 #[derive(Debug)]
 struct Open {
     own: Weak<Self>,
-    id: String,
+    entrance: Entrance,
     link: Link,
-    door: Door,
-    heard: AsyncMutex<Heard>,
+    heard: watch::Sender<Heard>,
+    /// Number of the last order.
+    serial: AtomicU32,
     is_paused: AtomicBool,
     is_killed: AtomicBool,
     groups: Option<Arc<Groups>>,
-    /// Limits that each command sets for itself.
-    rlimits: Vec<(u32, u64)>,
     egress: Option<Arc<Egress>>,
-    isolation: Isolation,
     warnings: Vec<String>,
 }
 
-/// What was heard from the monitor.
+/// What was heard from the monitor. Whoever waits for a report hears for all.
 #[derive(Debug, Default)]
 struct Heard {
-    serial: u32,
+    /// Number of the last order that was carried out.
+    done: u32,
     has_expired: bool,
     end: Option<End>,
 }
@@ -148,13 +142,60 @@ enum End {
 
 impl Backend for Open {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(self.start(spec))
+        let owner: Weak<Self> = Weak::clone(&self.own);
+        Box::pin(self.entrance.start(spec, owner))
+    }
+}
+
+impl Owner for Open {
+    fn account(&self) -> BoxFuture<'_, Result<Box<dyn Account>>> {
+        Box::pin(async {
+            if self.is_paused.load(Relaxed) {
+                return Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"));
+            }
+            let (groups, egress) = (self.groups.clone(), self.egress.clone());
+            let kills = groups.as_ref().map_or(0, |groups| groups.oom_kills());
+            let seen = seen(egress.as_deref()).await;
+            Ok(Box::new(Share { groups, egress, kills, seen }) as Box<dyn Account>)
+        })
+    }
+
+    fn why_ended(&self) -> BoxFuture<'_, Option<Error>> {
+        Box::pin(async { timeout(REASON, self.end()).await.ok().map(lost) })
+    }
+}
+
+/// The share of one command in what the whole sandbox has used, from what was there before it.
+struct Share {
+    groups: Option<Arc<Groups>>,
+    egress: Option<Arc<Egress>>,
+    kills: u64,
+    seen: Seen,
+}
+
+impl Account for Share {
+    fn close<'a>(&'a mut self, ended: &'a mut Ended) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let now = seen(self.egress.as_deref()).await.since(&self.seen);
+            if let Some(groups) = &self.groups {
+                groups.read(&mut ended.resources, self.kills);
+            }
+            ended.resources.network = now.uses;
+            ended.denials.extend(now.denials);
+        })
+    }
+}
+
+async fn seen(egress: Option<&Egress>) -> Seen {
+    match egress {
+        Some(egress) => egress.seen().await,
+        None => Seen::default(),
     }
 }
 
 impl Session for Open {
     fn id(&self) -> &str {
-        &self.id
+        &self.entrance.id
     }
 
     fn backend(&self) -> BackendName {
@@ -162,11 +203,21 @@ impl Session for Open {
     }
 
     fn isolation(&self) -> &Isolation {
-        &self.isolation
+        &self.entrance.isolation
     }
 
     fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.end().await;
+        })
+    }
+
+    fn way_in(&self) -> Result<WayIn> {
+        Ok(WayIn::Door(self.entrance.door.again()?, self.entrance.rlimits.clone()))
     }
 
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
@@ -190,7 +241,7 @@ impl Session for Open {
                 SessionOrder::Kill => {
                     self.is_killed.store(true, Relaxed);
                     self.link.order(wire::Order::KILL);
-                    timeout(ANSWER, self.ended()).await.map(drop).map_err(|_| no_answer("kill"))
+                    timeout(ANSWER, self.end()).await.map(drop).map_err(|_| no_answer("kill"))
                 }
             }
         })
@@ -198,140 +249,57 @@ impl Session for Open {
 }
 
 impl Open {
-    async fn start(&self, spec: &Spec) -> Result<Running> {
-        if self.is_paused.load(Relaxed) {
-            return Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"));
-        }
-        let script = CommandPlan::program(spec)?;
-        let file = script.file.as_deref().map(helper::script_file).transpose()?;
-        let (ends, streams) = open_streams(spec)?;
-        let program = self.compile(spec, &script.argv, file.is_some())?;
-        let fds: Vec<_> = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd)).collect();
-        let before = Before { kills: self.oom_kills(), seen: self.seen().await };
-        let link = match self.door.ask(&program, &fds).await {
-            Ok(link) => link,
-            Err(error) => return Err(self.lost(error).await),
-        };
-        drop(ends);
-        let handed = match helper::started(&link, &program).await {
-            Ok(handed) => handed,
-            Err(StartFailure::Helper(error)) => return Err(self.lost(error).await),
-            Err(failure) => return Err(failure.into_error(&script.argv[0], unavailable)),
-        };
-        let streams = match handed.terminal {
-            Some(terminal) => helper::streams_of_terminal(terminal)?,
-            None => streams,
-        };
-        Ok(Running {
-            backend: BackendName::Embedded,
-            sandbox_id: Some(self.id.clone()),
-            isolation: self.isolation.clone(),
-            warnings: Vec::new(),
-            stdin: streams.stdin,
-            stdout: streams.stdout,
-            stderr: streams.stderr,
-            control: Box::new(Job {
-                guarded: Guarded::new(link, streams.terminal),
-                sandbox: Weak::clone(&self.own),
-                groups: self.groups.clone(),
-                egress: self.egress.clone(),
-                before,
-                ended: None,
-            }),
-        })
-    }
-
-    /// One command as system calls: it inherits the walls of process 1, and adds its own limits and
-    /// its number.
-    fn compile(&self, spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
-        let mut program = Program::default();
-        let to = &mut program;
-        let descriptors = Descriptors::Passed;
-        if let Some(size) = spec.tty {
-            let socket = Program::passed(0).into();
-            for end in command::make_terminal(to, socket, descriptors, size) {
-                to.try_call(Section::Reaper, libc::SYS_close, [end.into()]);
-            }
-        }
-        let more = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
-        let command = CommandPlan {
-            env: command::environment(spec),
-            descriptors,
-            terminal: spec.tty.is_some(),
-            workdir: Some(spec.workdir.as_deref().unwrap_or(Path::new(WORKSPACE))),
-            rlimits: self.rlimits.iter().copied().chain(more).collect(),
-        };
-        command.prepare(to, has_file);
-        walls::number_command(to);
-        command.execute(to, argv)?;
-        Ok(program)
-    }
-
-    fn oom_kills(&self) -> u64 {
-        self.groups.as_ref().map_or(0, |groups| groups.oom_kills())
-    }
-
-    async fn seen(&self) -> Seen {
-        match &self.egress {
-            Some(egress) => egress.seen().await,
-            None => Seen::default(),
-        }
-    }
-
     /// Gives an order and waits until it was carried out.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
-        let mut heard = self.heard.lock().await;
-        heard.serial += 1;
-        let serial = heard.serial;
+        let serial = self.serial.fetch_add(1, Relaxed) + 1;
         let milliseconds = time.as_millis() as u64;
         self.link.send(wire::Order { signal, serial, milliseconds });
-        let answer = async {
-            loop {
-                if let Some(end) = heard.end {
-                    return Err(lost(end));
-                }
-                if self.hear(&mut heard).await == Some(serial) {
-                    return Ok(());
-                }
-            }
-        };
+        // The monitor carries orders out one after the other.
+        let answer = self.hear_until(|heard| match heard.end {
+            _ if heard.done >= serial => Some(Ok(())),
+            end => end.map(|end| Err(lost(end))),
+        });
         timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(no_answer("obey")))
     }
 
     /// Waits until the sandbox has ended.
-    async fn ended(&self) -> End {
-        let mut heard = self.heard.lock().await;
-        loop {
-            if let Some(end) = heard.end {
-                return end;
-            }
-            self.hear(&mut heard).await;
-        }
+    async fn end(&self) -> End {
+        self.hear_until(|heard| heard.end).await
     }
 
-    /// Hears one report; returns the number of an order that was carried out. Cancel-safe.
-    async fn hear(&self, heard: &mut Heard) -> Option<u32> {
-        let report = self.link.report().await;
-        match report.ok().flatten().map(|(report, _)| report) {
-            Some(report) if report.kind == report::DONE => return Some(report.first as u32),
-            Some(report) if report.kind == report::EXPIRED => heard.has_expired = true,
+    /// Hears reports until they say what is looked for. Cancel-safe.
+    async fn hear_until<T>(&self, look: impl Fn(&Heard) -> Option<T>) -> T {
+        let mut news = self.heard.subscribe();
+        loop {
+            if let Some(found) = look(&news.borrow_and_update()) {
+                return found;
+            }
+            tokio::select! {
+                _ = news.changed() => {}
+                report = self.link.report() => {
+                    let report = report.ok().flatten().map(|(report, _)| report);
+                    let is_killed = self.is_killed.load(Relaxed);
+                    self.heard.send_modify(|heard| heard.note(report, is_killed));
+                }
+            }
+        }
+    }
+}
+
+impl Heard {
+    /// Notes a report, or that there are none any more.
+    fn note(&mut self, report: Option<Report>, is_killed: bool) {
+        match report {
+            Some(report) if report.kind == report::DONE => self.done = report.first as u32,
+            Some(report) if report.kind == report::EXPIRED => self.has_expired = true,
             Some(report) if report.kind != report::ENDED => {}
             _ => {
-                heard.end = Some(match (heard.has_expired, self.is_killed.load(Relaxed)) {
+                self.end.get_or_insert(match (self.has_expired, is_killed) {
                     (true, _) => End::Expired,
                     (false, true) => End::Killed,
                     (false, false) => End::Died,
                 });
             }
-        }
-        None
-    }
-
-    /// What has become of a command whose socket closed: the end of the sandbox, if that is it.
-    async fn lost(&self, error: Error) -> Error {
-        match timeout(REASON, self.ended()).await {
-            Ok(end) => lost(end),
-            Err(_) => error,
         }
     }
 }
@@ -361,64 +329,4 @@ fn no_answer(what: &str) -> Error {
     let seconds = ANSWER.as_secs();
     Error::new(ErrorKind::Internal, format!("the sandbox did not {what} within {seconds} s"))
         .with_remedy("kill it, or drop it; its processes end with it in any case")
-}
-
-/// What was there before a command.
-struct Before {
-    kills: u64,
-    seen: Seen,
-}
-
-/// A command in an open sandbox.
-struct Job {
-    guarded: Guarded,
-    /// Does not keep the sandbox open.
-    sandbox: Weak<Open>,
-    groups: Option<Arc<Groups>>,
-    egress: Option<Arc<Egress>>,
-    before: Before,
-    /// The end, once it is known: what follows may be interrupted.
-    ended: Option<Ended>,
-}
-
-impl Control for Job {
-    fn order(&mut self, order: Order) {
-        self.guarded.order(order);
-    }
-
-    fn ended(&mut self) -> BoxFuture<'_, Result<Ended>> {
-        Box::pin(async move {
-            if self.ended.is_none() {
-                self.ended = Some(self.wait().await?);
-            }
-            let seen = match &self.egress {
-                Some(egress) => egress.seen().await.since(&self.before.seen),
-                None => Seen::default(),
-            };
-            let ended = self.ended.take();
-            let mut ended = ended.ok_or_else(|| Error::new(ErrorKind::Internal, "ended twice"))?;
-            ended.resources.network = seen.uses;
-            ended.denials.extend(seen.denials);
-            Ok(ended)
-        })
-    }
-}
-
-impl Job {
-    async fn wait(&mut self) -> Result<Ended> {
-        let (groups, known) = (&self.groups, self.before.kills);
-        let ended = self.guarded.wait(move |ended| {
-            if let Some(groups) = groups {
-                groups.read(&mut ended.resources, known);
-            }
-        });
-        match ended.await {
-            Ok(ended) => Ok(ended),
-            Err(error) => Err(match self.sandbox.upgrade() {
-                Some(sandbox) => sandbox.lost(error).await,
-                None => Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-                    .with_remedy("keep the `Sandbox` until its commands have ended"),
-            }),
-        }
-    }
 }

@@ -106,7 +106,18 @@ impl Door {
     /// A new way in, and the end that process 1 gets.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) = socket_pair()?;
-        Ok((Self(watch(ours, Interest::WRITABLE)?), theirs))
+        Ok((Self::of(ours)?, theirs))
+    }
+
+    /// A way in that somebody else has opened.
+    pub(crate) fn of(socket: OwnedFd) -> Result<Self> {
+        Ok(Self(watch(socket, Interest::WRITABLE)?))
+    }
+
+    /// The same way in, for somebody else.
+    pub(crate) fn again(&self) -> Result<OwnedFd> {
+        let again = self.0.get_ref().try_clone();
+        again.map_err(|e| Error::system("cannot duplicate a socket", e))
     }
 
     /// Asks for a command, with the descriptors that it gets; waits while too many wait to be

@@ -45,8 +45,8 @@ pub(super) struct Lease {
     deleted: bool,
     /// When it ends though it is held. Dropping this ends the renewals.
     end: watch::Sender<Option<Instant>>,
-    /// Whether it has ended for that reason.
-    expired: watch::Receiver<bool>,
+    /// Why it has ended though it is held.
+    over: watch::Receiver<Option<Release>>,
 }
 
 impl Lease {
@@ -78,11 +78,12 @@ impl Lease {
 
     fn new(client: Client, id: String, life: Option<Duration>) -> Result<Self> {
         let (end, ends) = watch::channel(life.map(|life| Instant::now() + life));
-        let (is_over, expired) = watch::channel(false);
-        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, expired };
+        let (is_over, over) = watch::channel(None);
+        let lease = Self { client: client.clone(), id: id.clone(), deleted: false, end, over };
         spawn(Work::Idle, async move {
-            if hold(&client, &id, ends).await == Release::Expired {
-                is_over.send_replace(true);
+            let release = hold(&client, &id, ends).await;
+            is_over.send_replace(release);
+            if release == Some(Release::Expired) {
                 let _ = delete(client, id).await;
             }
             Ok(())
@@ -97,7 +98,12 @@ impl Lease {
 
     /// Whether its time is over.
     pub(super) fn has_expired(&self) -> bool {
-        *self.expired.borrow()
+        *self.over.borrow() == Some(Release::Expired)
+    }
+
+    /// Becomes the reason of its end, should it end while it is held.
+    pub(super) fn over(&self) -> watch::Receiver<Option<Release>> {
+        self.over.clone()
     }
 
     /// Leaves the sandbox to the server, which deletes it at the end of its time: after a minute at
@@ -200,16 +206,21 @@ async fn delete(client: Client, id: String) -> Result<(), Failure> {
     }
 }
 
-/// Why a sandbox is not held any more.
+/// Why a sandbox has ended that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Release {
-    Dropped,
+pub(super) enum Release {
+    /// The server does not know it any more.
     Gone,
+    /// Its time was over.
     Expired,
 }
 
-/// Prolongs the life of a sandbox until it is no longer held, or its time is over.
-async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instant>>) -> Release {
+/// Prolongs the life of a sandbox until it is no longer held, or has ended.
+async fn hold(
+    client: &Client,
+    id: &str,
+    mut ends: watch::Receiver<Option<Instant>>,
+) -> Option<Release> {
     loop {
         let end = *ends.borrow_and_update();
         let over = async {
@@ -233,10 +244,10 @@ async fn hold(client: &Client, id: &str, mut ends: watch::Receiver<Option<Instan
             biased;
             changed = ends.changed() => match changed {
                 Ok(()) => {}
-                Err(_) => return Release::Dropped,
+                Err(_) => return None,
             },
-            () = over => return Release::Expired,
-            () = prolong => return Release::Gone,
+            () = over => return Some(Release::Expired),
+            () = prolong => return Some(Release::Gone),
         }
     }
 }

@@ -72,7 +72,7 @@ pub use self::{
 pub(crate) use self::{
     keeper::settle,
     owned::{checks, kill, list},
-    session::open,
+    session::{join, open},
 };
 
 use super::{Backend, BoxFuture, Running};

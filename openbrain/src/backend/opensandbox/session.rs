@@ -21,14 +21,15 @@ use super::{
     create,
     failure::{Failure, FailureKind},
     job::Job,
-    keeper::Lease,
+    keeper::{Lease, Release},
     link::{End, Letters, explain},
     ready,
     run::{DIRECTORY, Started, check_paths, connection, pass_on, random_name, start},
 };
 use crate::{
     backend::{
-        Backend, BoxFuture, Control, Ended, Order, Running, Session, SessionOrder,
+        Account, Backend, BoxFuture, Control, Ended, NoAccount, Order, Owner, Running, Session,
+        SessionOrder, WayIn,
         helper::wire::{self, Letter, letter},
     },
     error::{Error, ErrorKind, Result},
@@ -62,12 +63,14 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
             // Its time begins when it can be used.
             lease.live(spec.timeout);
             Ok(Arc::new(Open {
-                id: lease.id().to_owned(),
-                client,
-                agent,
-                server: server.clone(),
-                state: Arc::new(State { lease: Mutex::new(Some(lease)), ..State::default() }),
-                isolation: create::isolation(&spec.limits, sandbox, server),
+                entrance: Entrance {
+                    id: lease.id().to_owned(),
+                    client,
+                    agent,
+                    isolation: create::isolation(&spec.limits, sandbox, server),
+                },
+                start_timeout: server.start_timeout,
+                state: Arc::new(State::new(lease)),
             }))
         }
         Err(error) => {
@@ -78,27 +81,65 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
     }
 }
 
+/// Joins a sandbox that another process owns.
+pub(crate) async fn join(
+    id: String,
+    server: &ServerSpec,
+    isolation: Isolation,
+    owner: Weak<dyn Owner>,
+) -> Result<Arc<dyn Backend>> {
+    let client = Client::new(connection(server))?;
+    let agent = ready::agent(&client, &id, server.start_timeout).await?;
+    Ok(Arc::new(Joined { entrance: Entrance { id, client, agent, isolation }, owner }))
+}
+
+/// A sandbox that another process owns.
+#[derive(Debug)]
+struct Joined {
+    entrance: Entrance,
+    owner: Weak<dyn Owner>,
+}
+
+impl Backend for Joined {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(self.entrance.start(spec, Weak::clone(&self.owner)))
+    }
+}
+
 /// An open sandbox. Dropping it drops the lease, and the keeper deletes it.
 #[derive(Debug)]
 struct Open {
+    entrance: Entrance,
+    start_timeout: Duration,
+    state: Arc<State>,
+}
+
+/// What is needed to start commands in an open sandbox.
+#[derive(Debug)]
+struct Entrance {
     id: String,
     client: Client,
     agent: Agent,
-    server: ServerSpec,
-    state: Arc<State>,
     isolation: Isolation,
 }
 
 /// How a sandbox stands, as far as this process has a hand in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Taken by whoever ends or leaves the sandbox.
     lease: Mutex<Option<Lease>>,
-    is_killed: AtomicBool,
+    over: watch::Receiver<Option<Release>>,
+    is_killed: watch::Sender<bool>,
     is_paused: AtomicBool,
 }
 
 impl State {
+    fn new(lease: Lease) -> Self {
+        let over = lease.over();
+        let (is_killed, is_paused) = (watch::Sender::default(), AtomicBool::default());
+        Self { lease: Mutex::new(Some(lease)), over, is_killed, is_paused }
+    }
+
     fn with_lease<T>(&self, look: impl FnOnce(&Lease) -> T) -> Option<T> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
     }
@@ -110,7 +151,7 @@ impl State {
     /// The error of whatever is asked of the sandbox, when it has ended.
     fn ended(&self) -> Option<Error> {
         let expired = self.with_lease(Lease::has_expired);
-        let (why, remedy) = match (self.is_killed.load(Relaxed), expired) {
+        let (why, remedy) = match (*self.is_killed.borrow(), expired) {
             (true, _) => ("it was killed", "create another one"),
             (false, Some(true)) => {
                 ("its time was over", "give it a longer timeout, or renew it in time")
@@ -122,15 +163,44 @@ impl State {
     }
 }
 
+impl Owner for State {
+    fn account(&self) -> BoxFuture<'_, Result<Box<dyn Account>>> {
+        Box::pin(async {
+            match self.ended() {
+                Some(error) => Err(error),
+                None if self.is_paused.load(Relaxed) => {
+                    Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"))
+                }
+                None => Ok(Box::new(NoAccount) as Box<dyn Account>),
+            }
+        })
+    }
+
+    fn why_ended(&self) -> BoxFuture<'_, Option<Error>> {
+        Box::pin(std::future::ready(self.ended()))
+    }
+}
+
 impl Backend for Open {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(self.start(spec))
+        let owner: Weak<State> = Arc::downgrade(&self.state);
+        Box::pin(self.entrance.start(spec, owner))
+    }
+}
+
+impl Owner for Open {
+    fn account(&self) -> BoxFuture<'_, Result<Box<dyn Account>>> {
+        self.state.account()
+    }
+
+    fn why_ended(&self) -> BoxFuture<'_, Option<Error>> {
+        self.state.why_ended()
     }
 }
 
 impl Session for Open {
     fn id(&self) -> &str {
-        &self.id
+        &self.entrance.id
     }
 
     fn backend(&self) -> BackendName {
@@ -138,11 +208,27 @@ impl Session for Open {
     }
 
     fn isolation(&self) -> &Isolation {
-        &self.isolation
+        &self.entrance.isolation
     }
 
     fn warnings(&self) -> &[String] {
         &[]
+    }
+
+    fn way_in(&self) -> Result<WayIn> {
+        Ok(WayIn::Server)
+    }
+
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut over = self.state.over.clone();
+            let mut is_killed = self.state.is_killed.subscribe();
+            tokio::select! {
+                Ok(_) = over.wait_for(Option::is_some) => {}
+                Ok(_) = is_killed.wait_for(|killed| *killed) => {}
+                else => {}
+            }
+        })
     }
 
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>> {
@@ -150,16 +236,17 @@ impl Session for Open {
             if let (Some(error), true) = (self.state.ended(), order != SessionOrder::Kill) {
                 return Err(error);
             }
+            let Entrance { id, client, .. } = &self.entrance;
             match order {
                 SessionOrder::Renew(time) => self.renew(time).await,
                 SessionOrder::Pause => {
-                    self.client.pause(&self.id).await.map_err(lost_if_gone)?;
+                    client.pause(id).await.map_err(lost_if_gone)?;
                     self.state.is_paused.store(true, Relaxed);
                     Ok(())
                 }
                 SessionOrder::Resume => {
-                    self.client.resume(&self.id).await.map_err(lost_if_gone)?;
-                    ready::agent(&self.client, &self.id, self.server.start_timeout).await?;
+                    client.resume(id).await.map_err(lost_if_gone)?;
+                    ready::agent(client, id, self.start_timeout).await?;
                     self.state.is_paused.store(false, Relaxed);
                     Ok(())
                 }
@@ -177,32 +264,31 @@ impl Open {
     /// The server is asked as well, so that a sandbox that is gone is told at once.
     async fn renew(&self, time: Duration) -> Result<()> {
         let at = SystemTime::now() + create::LIFE;
-        self.client.renew(&self.id, at).await.map_err(lost_if_gone)?;
+        let Entrance { id, client, .. } = &self.entrance;
+        client.renew(id, at).await.map_err(lost_if_gone)?;
         self.state.with_lease(|lease| lease.live(time));
         Ok(())
     }
 
     async fn kill(&self) -> Result<()> {
-        self.state.is_killed.store(true, Relaxed);
+        self.state.is_killed.send_replace(true);
         let Some(lease) = self.state.take_lease() else { return Ok(()) };
         timeout(DELETION, lease.delete()).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Internal, "the server takes long to delete the sandbox")
                 .with_remedy("it goes on by itself; `openbrain sandbox list` shows what is left"))
         })
     }
+}
 
-    async fn start(&self, spec: &Spec) -> Result<Running> {
-        if let Some(error) = self.state.ended() {
-            return Err(error);
-        }
-        if self.state.is_paused.load(Relaxed) {
-            return Err(Error::invalid("the sandbox is paused").with_remedy("resume it first"));
-        }
+impl Entrance {
+    async fn start(&self, spec: &Spec, owner: Weak<dyn Owner>) -> Result<Running> {
+        let present = owner.upgrade().ok_or_else(dropped)?;
+        let account = present.account().await?;
         let job = Job::new(spec)?;
         let directory = format!("{DIRECTORY}/{}", random_name());
         let started = match self.start_surely(spec, job, &directory).await {
             Ok(started) => started,
-            Err(error) => return Err(self.lost(error).await),
+            Err(error) => return Err(self.lost(present, error).await),
         };
         Ok(Running {
             backend: BackendName::Opensandbox,
@@ -217,7 +303,8 @@ impl Open {
                 end: started.end,
                 kill: started.kill,
                 is_terminal: spec.tty.is_some(),
-                state: Arc::downgrade(&self.state),
+                owner,
+                account,
                 agent: self.agent.clone(),
                 directory,
                 is_over: false,
@@ -243,9 +330,9 @@ impl Open {
     }
 
     /// What a failed start means.
-    async fn lost(&self, error: Error) -> Error {
+    async fn lost(&self, owner: Arc<dyn Owner>, error: Error) -> Error {
         use ErrorKind::{Internal, SandboxLost, SandboxUnavailable};
-        match self.state.ended() {
+        match owner.why_ended().await {
             Some(ended) => ended,
             None if [Internal, SandboxLost, SandboxUnavailable].contains(&error.kind()) => {
                 explain(&self.client, &self.id, error).await
@@ -276,7 +363,8 @@ struct Remote {
     kill: watch::Sender<bool>,
     is_terminal: bool,
     /// Does not keep the sandbox open.
-    state: Weak<State>,
+    owner: Weak<dyn Owner>,
+    account: Box<dyn Account>,
     agent: Agent,
     directory: String,
     is_over: bool,
@@ -297,13 +385,21 @@ impl Control for Remote {
                 Err(_) => Err(Error::new(ErrorKind::Internal, "the reader of the sandbox ended")),
             };
             self.is_over = true;
-            ended.map_err(|error| match self.state.upgrade() {
-                Some(state) => state.ended().unwrap_or(error),
-                None => Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-                    .with_remedy("keep the `Sandbox` until its commands have ended"),
-            })
+            match (ended, self.owner.upgrade()) {
+                (Ok(mut ended), _) => {
+                    self.account.close(&mut ended).await;
+                    Ok(ended)
+                }
+                (Err(error), Some(owner)) => Err(owner.why_ended().await.unwrap_or(error)),
+                (Err(_), None) => Err(dropped()),
+            }
         })
     }
+}
+
+fn dropped() -> Error {
+    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+        .with_remedy("keep the `Sandbox` until its commands have ended")
 }
 
 impl Drop for Remote {
