@@ -23,6 +23,7 @@ import atexit
 
 from . import errors
 from ._openbrain import __version__, shutdown
+from .background import Background, LogPart, Logs
 from .errors import OpenbrainError
 from .files import FileEntry, Files, Transfer
 from .output import Denial, Isolation, NetworkUse, Output, Resources
@@ -34,6 +35,7 @@ __all__ = [
     "INHERIT",
     "PIPE",
     "AsyncStream",
+    "Background",
     "Denial",
     "Ended",
     "Event",
@@ -41,6 +43,8 @@ __all__ = [
     "FileEntry",
     "Files",
     "Isolation",
+    "LogPart",
+    "Logs",
     "Mount",
     "NetworkUse",
     "OpenbrainError",

@@ -44,6 +44,8 @@ __all__ = [
     "SandboxLostError",
     "SandboxNotADirectoryError",
     "SandboxUnavailableError",
+    "WaitFailedError",
+    "WaitTimeoutError",
 ]
 
 
@@ -144,6 +146,16 @@ class ResourceExhaustedError(OpenbrainError, OSError):
     retryable = True
 
 
+class WaitFailedError(OpenbrainError, RuntimeError):
+    """What was waited for did not come, and will not come any more."""
+
+    code = "wait_failed"
+
+
+class WaitTimeoutError(WaitFailedError, TimeoutError):
+    """What was waited for did not come in time."""
+
+
 class InternalError(OpenbrainError, RuntimeError):
     """A failure of the system or of openbrain that fits no other kind."""
 
@@ -211,6 +223,7 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
     SandboxUnavailableError,
     SandboxLostError,
     FileFailedError,
+    WaitFailedError,
     ResourceExhaustedError,
     InternalError,
 )
@@ -234,6 +247,8 @@ def make(
     kind = next(known, OpenbrainError)
     if kind is FileFailedError:
         kind = _FILES.get(io_kind, kind)
+    if kind is WaitFailedError and io_kind == "TimedOut":
+        kind = WaitTimeoutError
     error = kind(message)
     error.code, error.retryable, error.remedy = code, retryable, remedy
     if remedy:
