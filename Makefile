@@ -42,9 +42,11 @@ contract:
 	.ci/schemathesis
 	.ci/mcp
 
-# The Python package, and its tests once more as an ordinary user when `make` runs as root.
+# The Python package, its tests with every version of Python that is here, and once more as an
+# ordinary user when `make` runs as root.
 python:
 	.ci/python
+	.ci/python versions
 	[ "$$(id -u)" != 0 ] || .ci/python as-user $(TEST_USER)
 
 # The adapters for agent frameworks, with the real packages: a minute, most of it their installation.

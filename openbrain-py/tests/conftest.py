@@ -39,14 +39,16 @@ def mark(tmp_path: Path) -> Iterator[str]:
 def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts an interpreter that runs a program, noisy about everything that it can warn of.
 
+    But for a fork of a program with threads, which Python 3.12 and later warn of whatever they do.
     Tests may be started by something that ignores signals, which a program would inherit.
     """
+    noisy = ["-X", "dev", "-W", "ignore:This process:DeprecationWarning"]
 
     def start(source: str, *arguments: str) -> subprocess.Popen[str]:
         program = tmp_path / "program.py"
         program.write_text(source)
         return subprocess.Popen(
-            ["env", "--default-signal", sys.executable, "-X", "dev", str(program), *arguments],
+            ["env", "--default-signal", sys.executable, *noisy, str(program), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

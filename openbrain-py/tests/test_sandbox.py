@@ -59,7 +59,7 @@ def test_async_with_ends_it(mark: str) -> None:
         async with Sandbox(timeout=60, network=False, name="mine", labels={"a": "b"}) as sandbox:
             assert (sandbox.name, sandbox.labels) == ("mine", {"a": "b"})
             await sandbox.exec_async(f"{sleeper(mark)} >/dev/null 2>&1 & true")
-            assert alive(mark)
+            assert until(lambda: bool(alive(mark)))
         assert alive(mark) == []
         with pytest.raises(ConnectionError):
             await sandbox.exec_async("true")
@@ -198,7 +198,7 @@ def test_dropping_ends_it(mark: str) -> None:
     sandbox = Sandbox(timeout=60, network=False)
     sandbox.open()
     sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
-    assert alive(mark)
+    assert until(lambda: bool(alive(mark)))
     del sandbox
     gc.collect()
     assert until(lambda: not alive(mark))

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import alive, example, sleeper
+from conftest import alive, example, sleeper, until
 from inspect_ai import Task
 from inspect_ai import eval as evaluate
 from inspect_ai.dataset import Sample
@@ -230,7 +230,7 @@ def leave(mark: str, then: Callable[[], Awaitable[None]] | None = None) -> Solve
         assert (await sandbox().exec(["ls"])).stdout == ""
         await sandbox().write_file("left", "")
         await sandbox().exec(["sh", "-c", f"{sleeper(mark)} >/dev/null 2>&1 & true"])
-        assert alive(mark)
+        assert until(lambda: bool(alive(mark)))
         if then is not None:
             await then()
         return state
