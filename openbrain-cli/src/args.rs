@@ -5,10 +5,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use openbrain::{Mount, Surface, languages, parse_duration, parse_size};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     audit::surface,
     env::Variable,
+    sandbox::args::SandboxCommand,
     serve::{LogFormat, LogLevel},
 };
 
@@ -47,8 +49,8 @@ pub(crate) enum Command {
     Mcp(McpArgs),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
-    /// Show and remove openbrain's sandboxes on an OpenSandbox server.
-    #[command(subcommand)]
+    /// Work in sandboxes that stay open.
+    #[command(subcommand, after_help = SANDBOX_EXAMPLES)]
     Sandbox(SandboxCommand),
     /// Show who ran what: the audit log.
     ///
@@ -79,6 +81,15 @@ const EXEC_EXAMPLES: &str = r#"Examples:
 
 Exit code: that of the command; 128+n when signal n ended it; 124 after a timeout; 125 when
 openbrain itself failed; 126 when the program cannot be executed, 127 when it was not found."#;
+
+const SANDBOX_EXAMPLES: &str = r#"Examples:
+  openbrain sandbox create --name work --timeout 1h --mount .
+  openbrain sandbox exec work "pip install requests"
+  openbrain sandbox exec -t work
+  openbrain sandbox exec -d work "python3 -m http.server 8000"
+  openbrain sandbox logs -f work
+  openbrain sandbox files download work /workspace/report report
+  openbrain sandbox kill work"#;
 
 const SERVE_EXAMPLES: &str = r#"Examples:
   openbrain serve
@@ -126,7 +137,7 @@ pub(crate) struct ExecArgs {
 }
 
 /// Where to run and what the command may reach.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct PlaceArgs {
     /// Run in a sandbox.
@@ -135,6 +146,14 @@ pub(crate) struct PlaceArgs {
     /// Run on the host even where the settings say sandbox.
     #[arg(long, visible_alias = "no-sandbox", conflicts_with = "sandbox")]
     pub(crate) direct: bool,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+}
+
+/// What a sandbox may reach.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub(crate) struct ReachArgs {
     /// Make a host directory visible, at /workspace unless a target is given. Repeatable.
     #[arg(long, value_name = "PATH|SRC:DST[:ro|rw|overlay]", value_parser = mount)]
     pub(crate) mount: Vec<Mount>,
@@ -186,7 +205,7 @@ pub(crate) struct SurroundingsArgs {
 }
 
 /// Limits that differ from those of the settings.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Memory of all processes together, for example 512m.
@@ -228,7 +247,7 @@ pub(crate) struct OutputArgs {
 }
 
 /// Settings given on the command line.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
     /// Read this settings file instead of the project's; it may loosen what the user's own says.
@@ -330,30 +349,6 @@ pub(crate) struct AuditArgs {
     pub(crate) settings: SettingsArgs,
 }
 
-/// The commands of `openbrain sandbox`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum SandboxCommand {
-    /// List the sandboxes that openbrain has on the server, of whatever machine.
-    List {
-        /// Print them as one JSON list.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-    /// Delete sandboxes that openbrain made; commands that run in them are lost.
-    Kill {
-        /// The ids, as `list` shows them.
-        #[arg(value_name = "ID", required_unless_present = "all")]
-        ids: Vec<String>,
-        /// All of them, also those of other machines and of commands that run.
-        #[arg(long, conflicts_with = "ids")]
-        all: bool,
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-}
-
 /// The commands of `openbrain config`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -391,8 +386,12 @@ impl Cli {
     /// Reads the command line of this process.
     pub(crate) fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(arguments)?;
-        if let Command::Exec(exec) = &mut cli.command {
-            exec.literal = follows_dashes(arguments, exec.command.len());
+        match &mut cli.command {
+            Command::Exec(exec) => exec.literal = follows_dashes(arguments, exec.command.len()),
+            Command::Sandbox(SandboxCommand::Exec(exec)) => {
+                exec.literal = follows_dashes(arguments, exec.command.len());
+            }
+            _ => {}
         }
         Ok(cli)
     }
@@ -440,7 +439,7 @@ fn hinted<T>(result: openbrain::Result<T>) -> Result<T, String> {
     })
 }
 
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     hinted(parse_duration(text))
 }
 
@@ -452,14 +451,14 @@ fn mount(text: &str) -> Result<Mount, String> {
     hinted(text.parse())
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".into()),
     }
 }
 
-fn language(text: &str) -> Result<String, String> {
+pub(crate) fn language(text: &str) -> Result<String, String> {
     if languages().any(|language| language == text.to_ascii_lowercase()) {
         return Ok(text.to_owned());
     }

@@ -3,6 +3,7 @@
 use std::{
     future::pending,
     io::{self, IsTerminal},
+    time::Duration,
 };
 
 use clap::CommandFactory;
@@ -12,7 +13,9 @@ use openbrain::{
 use tokio::time::sleep;
 
 use crate::{
-    args::{Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, SettingsArgs, SurroundingsArgs},
+    args::{
+        Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
+    },
     config,
     console::{json_line, print_json, print_yaml, say},
     env, exit,
@@ -60,7 +63,7 @@ fn execute(args: ExecArgs) -> Result<u8> {
 }
 
 /// Whose command it is.
-fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller::new(Surface::Cli).named(format!("uid:{}", rustix::process::getuid().as_raw()))
 }
 
@@ -82,7 +85,7 @@ fn help() -> u8 {
 }
 
 /// The request that the flags describe, and the flags that are no part of it.
-fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, SettingsArgs)> {
+pub(crate) fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, SettingsArgs)> {
     let ExecArgs {
         command: _,
         literal: _,
@@ -102,9 +105,14 @@ fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, Settings
 }
 
 fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
-    let PlaceArgs {
-        sandbox,
-        direct,
+    let PlaceArgs { sandbox, direct, reach } = args;
+    exec.sandbox = (sandbox || direct).then_some(sandbox);
+    let_in(exec, reach)
+}
+
+/// What the sandbox may reach.
+pub(crate) fn let_in(mut exec: Exec, args: ReachArgs) -> Result<Exec> {
+    let ReachArgs {
         mount,
         expose,
         allow_network,
@@ -113,7 +121,6 @@ fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
         allow_domain,
         allow_host,
     } = args;
-    exec.sandbox = (sandbox || direct).then_some(sandbox);
     exec.allow_network = if no_network { Some(false) } else { allow_network };
     exec.allowed_ports = (!allow_port.is_empty()).then_some(allow_port);
     exec.allowed_domains = (!allow_domain.is_empty()).then_some(allow_domain);
@@ -149,16 +156,27 @@ async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) 
     let mut signals =
         Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
     let announced = is_announced(spec, args);
-    let mut process = tokio::select! {
+    let process = tokio::select! {
         process = engine.spawn(exec) => process?,
         kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
         () = announce(announced, &spec.place) => pending().await,
     };
+    attend(process, &mut signals, spec.timeout, args).await
+}
+
+/// Passes on what a command that has started writes and what we are told, until it has ended by this
+/// deadline, and returns the exit code.
+pub(crate) async fn attend(
+    mut process: Process,
+    signals: &mut Signals,
+    deadline: Option<Duration>,
+    args: &OutputArgs,
+) -> Result<u8> {
     let raw_mode = connect(&mut process)?;
-    let output = pass_on(process, &mut signals, spec, args).await?;
+    let output = pass_on(process, signals, deadline, args).await?;
     drop(raw_mode);
     if !(args.quiet || args.json || args.events) {
-        remark(&output, spec);
+        remark(&output, deadline);
     }
     Ok(exit::of_output(&output, signals.asked()))
 }
@@ -167,7 +185,7 @@ async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) 
 async fn pass_on(
     process: Process,
     signals: &mut Signals,
-    spec: &Spec,
+    deadline: Option<Duration>,
     args: &OutputArgs,
 ) -> Result<Output> {
     if args.json {
@@ -176,7 +194,7 @@ async fn pass_on(
         return Ok(output);
     }
     let form = if args.events { Form::Records(Recorder::default()) } else { Form::Plain };
-    stream::copy(process, form, signals, spec.timeout).await
+    stream::copy(process, form, signals, deadline).await
 }
 
 /// Connects our terminal, or whatever our standard input is, to the terminal of the command.
@@ -206,7 +224,7 @@ async fn announce(wanted: bool, place: &Place) {
 }
 
 /// Says what a person should know about the result.
-fn remark(output: &Output, spec: &Spec) {
+fn remark(output: &Output, deadline: Option<Duration>) {
     for warning in &output.warnings {
         say(format_args!("warning: {warning}"));
     }
@@ -216,7 +234,7 @@ fn remark(output: &Output, spec: &Spec) {
     if output.resources.oom_killed {
         say("warning: the memory limit of the sandbox was reached");
     }
-    match (output.status, spec.timeout) {
+    match (output.status, deadline) {
         (Status::TimedOut, Some(timeout)) => {
             say(format_args!("timed out after {}", humantime::format_duration(timeout)));
         }

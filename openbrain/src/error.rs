@@ -62,9 +62,9 @@ impl ErrorKind {
         Self::Internal,
     ];
 
-    /// The kind with this name; `internal` for one that is not known.
-    pub(crate) fn of_code(code: &str) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Internal)
+    /// The kind with this name.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
     /// The stable, machine-readable name, as it appears in JSON.

@@ -78,6 +78,7 @@ impl Place {
         }
         command.env_remove("OPEN_SANDBOX_API_KEY").env_remove("XDG_STATE_HOME");
         command.env("HOME", self.path()).env("XDG_CONFIG_HOME", self.path().join(".config"));
+        command.env("XDG_RUNTIME_DIR", self.path().join("run"));
         command.current_dir(self.path()).stdin(Stdio::null());
     }
 

@@ -127,6 +127,11 @@ impl Sandbox {
         &self.spec.labels
     }
 
+    /// Time until a command in it that names none is killed.
+    pub fn command_timeout(&self) -> Duration {
+        self.spec.command_timeout
+    }
+
     /// Where it is.
     pub fn backend(&self) -> BackendName {
         self.session.backend()

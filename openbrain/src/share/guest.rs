@@ -130,13 +130,23 @@ impl Joined {
         self.host.ask(&Request::Commands).await
     }
 
-    /// Waits until a command of the background has written something from these offsets on, or has ended.
+    /// What a command of the background has written from these offsets on.
     ///
     /// # Errors
     ///
     /// `invalid_request` for a command that is not there; `sandbox_lost` when the sandbox has ended.
-    pub async fn next_logs(&self, exec_id: &str, from: LogOffsets) -> Result<Logs> {
+    pub async fn logs(&self, exec_id: &str, from: LogOffsets) -> Result<Logs> {
         let request = Request::Logs(exec_id.to_owned(), from);
+        Ok(self.host.ask::<Answer<Logs>>(&request).await??)
+    }
+
+    /// Waits until a command of the background has written something from these offsets on, or has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Joined::logs`].
+    pub async fn next_logs(&self, exec_id: &str, from: LogOffsets) -> Result<Logs> {
+        let request = Request::NextLogs(exec_id.to_owned(), from);
         let mut connection = self.host.connect().await?;
         // Nobody knows how long this takes.
         let asked = ask::<Answer<Logs>>(&mut connection, &request).await;
@@ -151,7 +161,7 @@ impl Joined {
     ///
     /// # Errors
     ///
-    /// As [`Joined::next_logs`].
+    /// As [`Joined::logs`].
     pub async fn stop(&self, exec_id: &str, signal: Option<i32>) -> Result<()> {
         Ok(self.host.ask::<Answer<()>>(&Request::Stop(exec_id.to_owned(), signal)).await??)
     }

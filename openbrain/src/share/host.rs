@@ -161,6 +161,10 @@ impl Host {
                 }
                 Request::Commands => guest.send(&self.commands(), None).await?,
                 Request::Logs(exec_id, from) => {
+                    let logs = self.find(&exec_id).map(|command| command.logs(from));
+                    guest.send(&answer(logs), None).await?;
+                }
+                Request::NextLogs(exec_id, from) => {
                     let logs = match self.find(&exec_id) {
                         Ok(command) => tokio::select! {
                             logs = command.next_logs(from) => Ok(logs),

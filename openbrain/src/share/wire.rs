@@ -54,8 +54,10 @@ pub(super) enum Request {
     Start(Box<Exec>),
     /// The commands in the background.
     Commands,
-    /// What one of them has written; waits until there is more.
+    /// What one of them has written.
     Logs(String, LogOffsets),
+    /// The same; waits until there is something.
+    NextLogs(String, LogOffsets),
     /// A signal for one of them; none ends it.
     Stop(String, Option<i32>),
 }
@@ -125,7 +127,7 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(Failure { code, message, remedy }: Failure) -> Self {
-        let error = Self::new(ErrorKind::of_code(&code), message);
+        let error = Self::new(ErrorKind::from_code(&code).unwrap_or(ErrorKind::Internal), message);
         match remedy {
             Some(remedy) => error.with_remedy(remedy),
             None => error,

@@ -1,0 +1,303 @@
+//! The command line of `openbrain sandbox`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use crate::{
+    args::{
+        ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
+        language, pair, timeout,
+    },
+    env::Variable,
+};
+
+/// The commands of `openbrain sandbox`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// Create a sandbox, and print its id.
+    ///
+    /// It stays until its time is over or it is killed: a process of its own holds it. What it has in
+    /// files and in the background is there for every command.
+    Create(Box<CreateArgs>),
+    /// Run a command in a sandbox.
+    ///
+    /// As `openbrain exec` does, with what the sandbox was given. Without a command, `-t` gives a shell.
+    #[command(override_usage = "openbrain sandbox exec [FLAGS] SANDBOX [--] [COMMAND] [ARGS...]")]
+    Exec(Box<SandboxExecArgs>),
+    /// List the sandboxes of this user, and those that openbrain has on the server.
+    List {
+        /// Print them as one JSON list.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Work on the files of a sandbox.
+    #[command(subcommand)]
+    Files(FilesCommand),
+    /// Show what a command in the background has written.
+    Logs(LogsArgs),
+    /// Stop every process of a sandbox, without ending it.
+    Pause(Target),
+    /// Let a paused sandbox go on.
+    Resume(Target),
+    /// Let a sandbox end in so much time from now.
+    Renew {
+        #[command(flatten)]
+        target: Target,
+        /// Seconds, or 10m, 1h.
+        #[arg(value_name = "TIME", value_parser = timeout)]
+        time: Duration,
+    },
+    /// End sandboxes with everything in them, or one command in the background.
+    ///
+    /// On a server, those that openbrain made can be ended from every machine.
+    Kill {
+        /// Ids or names, as `list` shows them.
+        #[arg(value_name = "SANDBOX", required_unless_present = "all")]
+        ids: Vec<String>,
+        /// All of them; on a server also those of other machines, and those of commands that run.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+        /// End this command in the background alone.
+        #[arg(long, value_name = "EXEC", conflicts_with = "all")]
+        exec: Option<String>,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Hold a sandbox that `create` asks for.
+    #[command(hide = true)]
+    Hold,
+}
+
+/// A sandbox that is there.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Its id or name.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain sandbox create` was told.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// A name for people, to be used in place of the id.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// A label. Repeatable.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// End the sandbox with everything in it after this time: seconds, or 10m, 1h.
+    #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Working directory of commands that name none.
+    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// Set an environment variable of every command; `NAME` alone copies the value from here. Repeatable.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<Variable>,
+    /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Print what there is to tell of it as one JSON object, instead of the id.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain sandbox exec` was told.
+#[derive(Debug, Args)]
+pub(crate) struct SandboxExecArgs {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// The command; `-` for a program on standard input.
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+    /// Whether the command follows a `--`, and so is no shell script.
+    #[arg(skip)]
+    pub(crate) literal: bool,
+    /// Run it on a terminal of its own; without a command, a shell.
+    #[arg(short, long, visible_short_alias = 'T', conflicts_with_all = ["stdin", "detach"])]
+    pub(crate) tty: bool,
+    /// Run it in the background, and print its id; `logs` shows what it writes.
+    #[arg(short, long, conflicts_with_all = ["json", "events"])]
+    pub(crate) detach: bool,
+    /// Run a program from a file; its `#!` line or its extension tells the language.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// Language of the program: python, sh, bash, node, ruby, perl or php.
+    #[arg(long, value_name = "NAME", value_parser = language)]
+    pub(crate) lang: Option<String>,
+    /// Shell that runs a script [default: /bin/sh].
+    #[arg(long, value_name = "SHELL")]
+    pub(crate) shell: Option<String>,
+    /// Kill the command after this time: seconds, or 500ms, 10m, 1h.
+    #[arg(long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Working directory.
+    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// Set an environment variable; `NAME` alone copies the value from here. Repeatable.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<Variable>,
+    /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Give the command nothing to read.
+    #[arg(short, long)]
+    pub(crate) no_stdin: bool,
+    /// Give the command a file to read; `-` is standard input itself.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_stdin")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// Print the result as one JSON object instead of passing the output on.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print what happens, as it happens, as lines of JSON.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) events: bool,
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What `openbrain sandbox logs` was told.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// The command, as `exec --detach` printed it [default: the one that was started last].
+    #[arg(value_name = "EXEC")]
+    pub(crate) exec: Option<String>,
+    /// Go on until it has ended.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin at this byte of standard output.
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub(crate) stdout_from: u64,
+    /// Begin at this byte of standard error.
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub(crate) stderr_from: u64,
+    /// List the commands of the background as one JSON list, and print no log.
+    #[arg(long, conflicts_with_all = ["exec", "follow"])]
+    pub(crate) list: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// The commands of `openbrain sandbox files`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FilesCommand {
+    /// List a directory.
+    Ls(FileArgs),
+    /// Print a file.
+    Cat(FileArgs),
+    /// Write standard input to a file.
+    Write {
+        #[command(flatten)]
+        at: FileArgs,
+        /// Add to what is there.
+        #[arg(short, long)]
+        append: bool,
+    },
+    /// Show what is known of a file.
+    Stat(FileArgs),
+    /// Look for names below a directory.
+    Find {
+        #[command(flatten)]
+        at: FileArgs,
+        /// What the name is like: `*.py`.
+        #[arg(value_name = "PATTERN")]
+        pattern: String,
+    },
+    /// Make a directory, and those on the way to it.
+    Mkdir(FileArgs),
+    /// Rename a file.
+    Mv(TwoFiles),
+    /// Remove a file.
+    Rm {
+        #[command(flatten)]
+        at: FileArgs,
+        /// A directory with everything in it.
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Copy a file or directory of this machine into the sandbox.
+    Upload(TwoFiles),
+    /// Copy a file or directory of the sandbox to this machine.
+    Download(TwoFiles),
+}
+
+/// A file of a sandbox.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// The path in the sandbox; a relative one begins at its working directory.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Print JSON, where something is told.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// From where to where.
+#[derive(Debug, Args)]
+pub(crate) struct TwoFiles {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// What is there.
+    #[arg(value_name = "FROM")]
+    pub(crate) from: PathBuf,
+    /// What it becomes.
+    #[arg(value_name = "TO")]
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+impl SandboxExecArgs {
+    /// The same for `openbrain exec`, with everything that belongs to the sandbox left out.
+    pub(super) fn as_exec(self) -> ExecArgs {
+        ExecArgs {
+            command: self.command,
+            literal: self.literal,
+            file: self.file,
+            lang: self.lang,
+            shell: self.shell,
+            place: PlaceArgs::default(),
+            surroundings: SurroundingsArgs {
+                timeout: self.timeout,
+                workdir: self.workdir,
+                env: self.env,
+                env_file: self.env_file,
+                no_stdin: self.no_stdin,
+                stdin: self.stdin,
+                tty: self.tty,
+            },
+            limits: LimitArgs::default(),
+            output: OutputArgs {
+                json: self.json,
+                events: self.events,
+                dry_run: false,
+                quiet: self.quiet,
+            },
+            settings: self.settings,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `openbrain sandbox exec`: as `openbrain exec`, in a sandbox that is there.
+
+use std::time::{Duration, SystemTime};
+
+use openbrain::{Command, Exec, Joined, Stdin};
+
+use super::{args::SandboxExecArgs, join};
+use crate::{
+    args::ExecArgs,
+    console::{print, say},
+    exec::{attend, request},
+    exit,
+    failure::{Failure, Result},
+    program, settle,
+    signals::Signals,
+};
+
+/// The shell of somebody who sits at a terminal: the better one, where there is one.
+const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
+
+/// Runs `openbrain sandbox exec` and returns the exit code.
+pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
+    let for_machines = args.json || args.events;
+    match execute(args) {
+        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
+        result => result,
+    }
+}
+
+fn execute(args: SandboxExecArgs) -> Result<u8> {
+    let (sandbox, detach) = (args.sandbox.clone(), args.detach);
+    let args = args.as_exec();
+    let is_shell = args.surroundings.tty && args.command.is_empty() && args.file.is_none();
+    let Some((command, stdin)) = what(&args, is_shell)? else {
+        say("no command was given");
+        say("hint: `openbrain sandbox exec -t SANDBOX` gives a shell");
+        return Ok(exit::FAILURE);
+    };
+    let (mut exec, output, settings) = request(Exec::of(command).stdin(stdin), args)?;
+    let runtime = settle::runtime()?;
+    let result = runtime.block_on(async {
+        let mut signals =
+            Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
+        let starting = async {
+            let joined = join(&settings, &sandbox).await?;
+            if is_shell && exec.timeout.is_none() {
+                exec.timeout = Some(left(&joined).await?);
+            }
+            if detach {
+                let exec_id = joined.start_detached(in_background(exec)).await?;
+                print(exec_id + "\n")?;
+                return Ok(None);
+            }
+            let deadline = exec.timeout.unwrap_or(joined.command_timeout());
+            let process = joined.spawn(exec).await?;
+            Ok::<_, Failure>(Some((joined, process, deadline)))
+        };
+        let started = tokio::select! {
+            started = starting => started?,
+            kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
+        };
+        match started {
+            // The sandbox is to be there until the end of the command.
+            Some((_joined, process, deadline)) => {
+                attend(process, &mut signals, Some(deadline), &output).await
+            }
+            None => Ok(exit::SUCCESS),
+        }
+    });
+    drop(runtime);
+    settle::wait(false);
+    result
+}
+
+fn what(args: &ExecArgs, is_shell: bool) -> Result<Option<(Command, Stdin)>> {
+    match is_shell {
+        true => Ok(Some((Command::Shell(SHELL.into()), Stdin::Pipe))),
+        false => program::find(args),
+    }
+}
+
+/// The time that the sandbox has left: a shell is there as long as its user likes.
+async fn left(joined: &Joined) -> Result<Duration> {
+    let end = joined.about().await?.expires_at;
+    Ok(end.duration_since(SystemTime::now()).unwrap_or_default().max(MOMENT))
+}
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// A command in the background reads nothing of ours, unless it was said so.
+fn in_background(mut exec: Exec) -> Exec {
+    if exec.stdin == Stdin::Inherit {
+        exec.stdin = Stdin::Null;
+    }
+    exec
+}

@@ -1,0 +1,128 @@
+//! `openbrain sandbox files`: the files of a sandbox, without a command of its own.
+
+use std::{
+    io::{self, Read},
+    time::SystemTime,
+};
+
+use openbrain::{FileEntry, FileKind, Joined, Transfer};
+use serde_json::{Value, json};
+
+use super::{
+    args::{FileArgs, FilesCommand, TwoFiles},
+    join,
+};
+use crate::{
+    console::{print, print_json, say, table},
+    exit,
+    failure::{Failure, Result},
+    program::absolute,
+};
+
+const TITLES: [&str; 4] = ["MODE", "SIZE", "CHANGED", "NAME"];
+
+/// Runs `openbrain sandbox files` and returns the exit code.
+pub(super) async fn run(command: FilesCommand) -> Result<u8> {
+    match command {
+        FilesCommand::Ls(at) => {
+            let entries = enter(&at).await?.files().list(&at.path).await?;
+            show(&entries, at.json)?;
+        }
+        FilesCommand::Find { at, pattern } => {
+            let found = enter(&at).await?.files().search(&at.path, &pattern).await?;
+            show(&found, at.json)?;
+        }
+        FilesCommand::Stat(at) => {
+            let entry = enter(&at).await?.files().stat(&at.path).await?;
+            match at.json {
+                true => print_json(&described(&entry))?,
+                false => show(&[entry], false)?,
+            }
+        }
+        FilesCommand::Cat(at) => print(enter(&at).await?.files().read(&at.path).await?)?,
+        FilesCommand::Write { at, append } => {
+            let joined = enter(&at).await?;
+            let mut content = Vec::new();
+            let read = io::stdin().lock().read_to_end(&mut content);
+            read.map_err(|e| Failure::system("cannot read standard input", e))?;
+            match append {
+                true => joined.files().append(&at.path, content).await?,
+                false => joined.files().write(&at.path, content).await?,
+            }
+        }
+        FilesCommand::Mkdir(at) => enter(&at).await?.files().mkdir(&at.path).await?,
+        FilesCommand::Rm { at, recursive: false } => {
+            enter(&at).await?.files().remove(&at.path).await?;
+        }
+        FilesCommand::Rm { at, recursive: true } => {
+            enter(&at).await?.files().remove_all(&at.path).await?;
+        }
+        FilesCommand::Mv(TwoFiles { sandbox, from, to, settings }) => {
+            join(&settings, &sandbox).await?.files().rename(from, to).await?;
+        }
+        FilesCommand::Upload(TwoFiles { sandbox, from, to, settings }) => {
+            let joined = join(&settings, &sandbox).await?;
+            tell(&joined.files().upload(absolute(&from)?, to).await?);
+        }
+        FilesCommand::Download(TwoFiles { sandbox, from, to, settings }) => {
+            let joined = join(&settings, &sandbox).await?;
+            tell(&joined.files().download(from, absolute(&to)?).await?);
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+async fn enter(at: &FileArgs) -> Result<Joined> {
+    join(&at.settings, &at.sandbox).await
+}
+
+/// Says what was copied and what was not.
+fn tell(transfer: &Transfer) {
+    say(format_args!("{} entries, {} bytes", transfer.entries, transfer.bytes));
+    for path in &transfer.skipped {
+        say(format_args!("skipped `{}`: no file, directory or link", path.display()));
+    }
+}
+
+fn show(entries: &[FileEntry], as_json: bool) -> Result<()> {
+    match as_json {
+        true => print_json(&entries.iter().map(described).collect::<Vec<_>>()),
+        false => print(table(TITLES, entries.iter().map(row))),
+    }
+}
+
+fn row(entry: &FileEntry) -> [String; 4] {
+    let kind = match entry.kind {
+        FileKind::File => '-',
+        FileKind::Directory => 'd',
+        FileKind::Link => 'l',
+        _ => '?',
+    };
+    let target = entry.target.as_ref().map(|target| format!(" -> {}", target.display()));
+    [
+        format!("{kind}{:04o}", entry.mode),
+        entry.size.to_string(),
+        time(entry.modified),
+        format!("{}{}", entry.path.display(), target.unwrap_or_default()),
+    ]
+}
+
+fn described(entry: &FileEntry) -> Value {
+    json!({
+        "path": entry.path.to_string_lossy(),
+        "kind": match entry.kind {
+            FileKind::File => "file",
+            FileKind::Directory => "directory",
+            FileKind::Link => "link",
+            _ => "other",
+        },
+        "mode": format!("{:04o}", entry.mode),
+        "size": entry.size,
+        "modified": time(entry.modified),
+        "target": entry.target.as_ref().map(|target| target.to_string_lossy()),
+    })
+}
+
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at.max(SystemTime::UNIX_EPOCH)).to_string()
+}

@@ -1,0 +1,46 @@
+//! `openbrain sandbox logs`: what a command in the background writes.
+
+use std::io::{self, Write};
+
+use openbrain::LogOffsets;
+
+use super::{args::LogsArgs, join};
+use crate::{
+    console::{print, print_json},
+    exit,
+    failure::{Failure, Result},
+};
+
+/// Runs `openbrain sandbox logs` and returns the exit code.
+pub(super) async fn run(args: LogsArgs) -> Result<u8> {
+    let joined = join(&args.settings, &args.sandbox).await?;
+    let commands = joined.commands().await?;
+    if args.list {
+        print_json(&commands)?;
+        return Ok(exit::SUCCESS);
+    }
+    let exec_id = match (args.exec, commands.last()) {
+        (Some(exec_id), _) => exec_id,
+        (None, Some(last)) => last.exec_id.clone(),
+        (None, None) => {
+            return Err(Failure::usage(
+                format!("no command runs in the background of `{}`", args.sandbox),
+                "start one: `openbrain sandbox exec --detach SANDBOX COMMAND`",
+            ));
+        }
+    };
+    let mut at = LogOffsets { stdout: args.stdout_from, stderr: args.stderr_from };
+    loop {
+        let logs = match args.follow {
+            true => joined.next_logs(&exec_id, at).await?,
+            false => joined.logs(&exec_id, at).await?,
+        };
+        print(logs.stdout.data.bytes())?;
+        io::stderr().write_all(&logs.stderr.data.bytes()).map_err(Failure::output)?;
+        let is_all = logs.ended || (!args.follow && logs.is_empty());
+        if is_all {
+            return Ok(exit::SUCCESS);
+        }
+        at = logs.next();
+    }
+}
