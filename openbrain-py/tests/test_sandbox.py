@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -204,6 +205,32 @@ def test_dropping_ends_it(mark: str) -> None:
     assert until(lambda: not alive(mark))
 
 
+@pytest.mark.parametrize(("call", "left"), [("exec({})", 0), ("start({}).wait()", 3)])
+def test_ctrl_c_leaves_the_sandbox(
+    python: Callable[..., subprocess.Popen[str]], mark: str, call: str, left: int
+) -> None:
+    """A command that is waited for is killed, one in the background goes on."""
+    child = python(
+        f"""
+import sys
+from openbrain import Sandbox
+with Sandbox(network=False) as sandbox:
+    try:
+        sandbox.{call.format("sys.argv[1]")}
+    except KeyboardInterrupt:
+        print(sandbox.exec("echo still here").stdout, end="", flush=True)
+        sys.stdin.readline()
+""",
+        sleeper(mark),
+    )
+    assert child.stdout is not None
+    assert until(lambda: len(alive(mark)) == 3)
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "still here\n"
+    assert len(alive(mark)) == left
+    assert child.communicate(timeout=20) == ("", "")
+
+
 @pytest.mark.parametrize("opening", ["Sandbox(network=False)", "asyncio.run(Sandbox.create())"])
 def test_the_interpreter_ends_with_an_open_sandbox(
     python: Callable[..., subprocess.Popen[str]], mark: str, opening: str
@@ -216,6 +243,7 @@ sandbox = {opening}
 if sandbox._native is None:
     sandbox.open()
 sandbox.exec(sys.argv[1])
+background = sandbox.start(sys.argv[1] + "; sleep 600")
 """,
         f"{sleeper(mark)} >/dev/null 2>&1 & true",
     )
