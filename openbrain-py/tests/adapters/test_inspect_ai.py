@@ -60,7 +60,9 @@ async def test_a_missing_program_is_a_result(sandbox_env: SandboxEnvironment) ->
     assert result.stderr == "`no-such-program` was not found\n"
 
 
-@pytest.mark.parametrize("wrong", [{"cmd": ["a\0b"]}, {"cmd": ["ls"], "cwd": "nowhere"}])
+@pytest.mark.parametrize(
+    "wrong", [{"cmd": ["a\0b"]}, {"cmd": ["\ud800"]}, {"cmd": ["ls"], "cwd": "nowhere"}]
+)
 async def test_what_cannot_be_run_is_a_result(
     sandbox_env: SandboxEnvironment, wrong: dict[str, Any]
 ) -> None:

@@ -63,7 +63,6 @@ def test_a_timeout_is_an_outcome_and_the_last_one(sandbox: Sandbox) -> None:
 def test_no_more_output_than_asked_for(sandbox: Sandbox, length: int) -> None:
     both = "seq 100000; seq 100000 >&2"
     result = call(sandbox, both, "seq 100000", "echo ä; printf '\\377'", length=length)
-    assert result.max_output_length == length
     assert sum(len(output.stdout) + len(output.stderr) for output in result.output) <= length
     if length >= 500:
         for text in (result.output[0].stdout, result.output[0].stderr, result.output[1].stdout):

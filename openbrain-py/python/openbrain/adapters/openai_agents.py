@@ -59,7 +59,7 @@ def shell_executor(
             outputs.append(_command_output(command, output, share))
             if output.timed_out:
                 break
-        return ShellResult(output=outputs, max_output_length=length)
+        return ShellResult(output=outputs)
 
     return execute
 
