@@ -20,12 +20,14 @@
 #![no_main]
 
 mod bridge;
+mod connect;
 mod execute;
 mod files;
 mod memory;
 mod open;
 mod proc;
 mod sys;
+mod trees;
 mod watch;
 #[allow(dead_code, reason = "the library uses the rest")]
 mod wire;

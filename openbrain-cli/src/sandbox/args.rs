@@ -273,7 +273,7 @@ pub(crate) struct TwoFiles {
 
 impl SandboxExecArgs {
     /// The same for `openbrain exec`, with everything that belongs to the sandbox left out.
-    pub(super) fn as_exec(self) -> ExecArgs {
+    pub(super) fn into_exec(self) -> ExecArgs {
         ExecArgs {
             command: self.command,
             literal: self.literal,
