@@ -30,6 +30,7 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CommandTimeoutError",
+    "ConnectionFailedError",
     "FileFailedError",
     "InternalError",
     "InvalidRequestError",
@@ -146,6 +147,12 @@ class ResourceExhaustedError(OpenbrainError, OSError):
     retryable = True
 
 
+class ConnectionFailedError(OpenbrainError, ConnectionError):
+    """Nothing in the sandbox took a connection to one of its ports."""
+
+    code = "connection_failed"
+
+
 class WaitFailedError(OpenbrainError, RuntimeError):
     """What was waited for did not come, and will not come any more."""
 
@@ -223,6 +230,7 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
     SandboxUnavailableError,
     SandboxLostError,
     FileFailedError,
+    ConnectionFailedError,
     WaitFailedError,
     ResourceExhaustedError,
     InternalError,
