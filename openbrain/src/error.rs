@@ -39,6 +39,9 @@ pub enum ErrorKind {
     SandboxLost,
     /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
     FileFailed,
+    /// A port of a sandbox, or the one of this host that is to lead there, is refused or silent;
+    /// [`Error::io_kind`] says which.
+    ConnectionFailed,
     /// Somebody else has changed what was to be changed.
     Conflict,
     /// What was waited for did not come; [`Error::io_kind`] says whether the time was over.
@@ -50,7 +53,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::InvalidRequest,
         Self::InvalidSettings,
         Self::PolicyDenied,
@@ -59,6 +62,7 @@ impl ErrorKind {
         Self::SandboxUnavailable,
         Self::SandboxLost,
         Self::FileFailed,
+        Self::ConnectionFailed,
         Self::Conflict,
         Self::WaitFailed,
         Self::ResourceExhausted,
@@ -81,6 +85,7 @@ impl ErrorKind {
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
+            Self::ConnectionFailed => "connection_failed",
             Self::Conflict => "conflict",
             Self::WaitFailed => "wait_failed",
             Self::ResourceExhausted => "resource_exhausted",

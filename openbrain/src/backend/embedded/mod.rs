@@ -16,6 +16,7 @@ mod limits;
 mod mounts;
 mod probe;
 mod root;
+mod rootfs;
 mod seccomp;
 mod session;
 mod sources;
