@@ -362,7 +362,7 @@ impl OneLayer<'_> {
 
     /// Whether the host has deleted since what was changed here: overlayfs marks what it has copied up, and
     /// a directory of the host from which something is gone has another time. A file that was renamed
-    /// is marked, too; the directory tells them apart.
+    /// is marked, too; the directory tells them apart, unless it is itself gone or new.
     fn has_lost_its_origin(&self, task: &Task) -> bool {
         let Some(lower) = &self.layer.lower else { return false };
         let is_marked = || -> io::Result<bool> {
@@ -372,9 +372,9 @@ impl OneLayer<'_> {
         };
         let has_changed = || -> io::Result<bool> {
             let parent = task.path.parent().unwrap_or(Path::new(""));
-            Ok(lower.folder.stat(parent)?.is_none_or(|stat| stat.print.mtime > self.since))
+            Ok(lower.folder.stat(parent)?.is_some_and(|stat| stat.print.mtime > self.since))
         };
-        has_changed().unwrap_or(true) && is_marked().unwrap_or(false)
+        has_changed().unwrap_or(false) && is_marked().unwrap_or(false)
     }
 
     /// Tells of every file with several links which path is the same file.

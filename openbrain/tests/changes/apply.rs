@@ -225,6 +225,14 @@ fn what_the_host_deleted_while_the_command_ran_has_moved_on() {
 }
 
 #[test]
+fn a_directory_that_is_moved_by_its_files_is_no_move_of_the_host() {
+    // `mv` renames each file when the directory cannot be, and overlayfs marks them by their origin.
+    let host = Host::with(&[("a/x", "x"), ("a/d/y", "y"), ("into/z", "z")]);
+    host.apply("mv a into/b; mv into/z z");
+    host.apply("mv into/b/d/y into/y");
+}
+
+#[test]
 fn another_directory_at_the_place_of_the_mount_is_refused() {
     let host = Host::with(&[("a", "a")]);
     let mut saved = host.save("echo b > b");
