@@ -11,7 +11,7 @@ use core::{
 };
 
 use crate::{
-    AT_FDCWD, EACCES, EINTR, ENOENT, connect, exit,
+    AT_FDCWD, EACCES, EINTR, ENOENT, connect, exit, notify,
     sys::number,
     syscall,
     trees::{self, Names},
@@ -37,7 +37,7 @@ const REMOVE_DIRECTORY: usize = 0x200;
 
 pub const EIO: isize = -5;
 pub const EEXIST: isize = -17;
-const ENOTDIR: isize = -20;
+pub const ENOTDIR: isize = -20;
 pub const EINVAL: isize = -22;
 const EISDIR: isize = -21;
 pub const ENAMETOOLONG: isize = -36;
@@ -100,6 +100,7 @@ pub fn run(arguments: &[*const u8]) -> ! {
         work::PACK => trees::pack(path),
         work::UNPACK => trees::unpack(path),
         work::CONNECT => connect::connect(path.to_bytes()),
+        work::WATCH => notify::watch(path),
         work::WAIT_FOR_PORT => connect::wait_for_port(path.to_bytes()),
         _ => Err(EINVAL),
     };
@@ -242,7 +243,7 @@ pub fn put(bytes: &[u8]) -> Result {
     Ok(())
 }
 
-fn flush() -> Result {
+pub fn flush() -> Result {
     // SAFETY: as above.
     let (output, used) = unsafe { (&*addr_of!(OUTPUT), &mut *addr_of_mut!(USED)) };
     write_all(1, &output[..core::mem::take(used)])
@@ -468,6 +469,11 @@ fn remove(at: usize, path: &CStr, with_content: bool, depth: usize) -> Result {
 impl Path {
     pub fn empty() -> Self {
         Self { bytes: [0; PATH_MAX], length: 0 }
+    }
+
+    /// As [`push`](Self::push), of a path; one of no length changes nothing.
+    pub fn push_all(&mut self, path: &[u8]) -> Result {
+        if path.is_empty() { Ok(()) } else { self.push(path) }
     }
 
     pub fn push(&mut self, name: &[u8]) -> Result {

@@ -24,6 +24,7 @@ mod connect;
 mod execute;
 mod files;
 mod memory;
+mod notify;
 mod open;
 mod proc;
 mod sys;

@@ -236,6 +236,8 @@ pub mod report {
     pub const EXPIRED: u32 = 9;
     /// An order for an open sandbox was carried out: the one with this serial number.
     pub const DONE: u32 = 10;
+    /// Carries the directory of everything that the sandbox writes, for the report of changes.
+    pub const SCRATCH: u32 = 11;
 }
 
 /// What the bridge is told: the file [`bridge::JOB`].
@@ -357,6 +359,30 @@ impl Entry {
     }
 }
 
+/// Something that happened below a directory that is watched: followed by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Change {
+    /// One of [`change`].
+    pub kind: u32,
+    pub is_directory: u32,
+    /// How long the path is, from the directory that is watched.
+    pub path: u32,
+    pub padding: u32,
+}
+
+/// The kinds of [`Change`].
+pub mod change {
+    /// Everything is watched from now on.
+    pub const READY: u32 = 0;
+    pub const CREATED: u32 = 1;
+    pub const MODIFIED: u32 = 2;
+    pub const REMOVED: u32 = 3;
+    pub const ATTRIBUTES: u32 = 4;
+    /// More happened than could be told.
+    pub const LOST: u32 = 5;
+}
+
 /// What the helper can do with files: its second argument, after [`work::FILES`]. What follows are
 /// paths, in which `%` and two hexadecimal digits stand for a byte.
 pub mod work {
@@ -392,6 +418,8 @@ pub mod work {
     /// `(port)`: a piece of no length once there is a connection; then standard input goes there, and
     /// what comes back is told in pieces, the last of no length.
     pub const CONNECT: &[u8] = b"connect";
+    /// `(directory)`: a [`Change`](super::Change) for whatever happens below.
+    pub const WATCH: &[u8] = b"watch";
     /// `(port)`: ends once there is a connection.
     pub const WAIT_FOR_PORT: &[u8] = b"wait-for-port";
 }
@@ -465,6 +493,8 @@ unsafe impl Plain for Order {}
 unsafe impl Plain for Start {}
 // SAFETY: as above.
 unsafe impl Plain for Entry {}
+// SAFETY: as above.
+unsafe impl Plain for Change {}
 // SAFETY: as above.
 unsafe impl Plain for Report {}
 // SAFETY: as above.

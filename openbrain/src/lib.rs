@@ -45,6 +45,7 @@ mod units;
 
 pub mod sandbox;
 
+mod changes;
 mod exec;
 mod new_sandbox;
 mod output;
@@ -70,6 +71,7 @@ mod server;
 pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
     caller::{Caller, Surface},
+    changes::{Applied, Change, ChangeKind, Changes, EntryKind, KEPT_FOR, NoDiff, SavedChanges},
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
     engine::{Engine, settle},
@@ -85,9 +87,9 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, Connection, FileEntry, FileKind, FileReader, FileWriter,
-        Files, Forward, Found, LogOffsets, LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
-        WriteOptions,
+        Background, BackgroundCommand, Connection, FileChange, FileChangeKind, FileEntry, FileKind,
+        FileReader, FileWatch, FileWriter, Files, Forward, Found, LogOffsets, LogPart, Logs,
+        Sandbox, Shell, TarStream, Transfer, WriteOptions,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

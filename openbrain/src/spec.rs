@@ -41,6 +41,8 @@ pub struct Spec {
     pub stdin: Stdin,
     /// The pseudo-terminal to run on, if any.
     pub tty: Option<TerminalSize>,
+    /// Whether the result reports what has changed.
+    pub changes: bool,
     /// Resource limits.
     pub limits: Limits,
     /// What the caller should know that is no error.
@@ -115,6 +117,9 @@ pub struct SandboxSpec {
     pub allowed_hosts: Vec<String>,
     /// How the host's system directories appear.
     pub system: System,
+    /// Directory of the host with an unpacked image, in place of the host's system directories.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<PathBuf>,
 }
 
 /// The OpenSandbox server of a sandbox, and how it is spoken to.

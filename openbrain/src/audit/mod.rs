@@ -257,13 +257,15 @@ impl From<&Error> for Failure {
 
 impl From<&SandboxSpec> for Policy {
     fn from(sandbox: &SandboxSpec) -> Self {
-        let SandboxSpec { mounts, expose, within: _, network, allowed_hosts, system } = sandbox;
+        let SandboxSpec { mounts, expose, within: _, network, allowed_hosts, system, rootfs } =
+            sandbox;
         Self {
             mounts: mounts.iter().map(ToString::to_string).collect(),
             expose: expose.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             network: network.clone(),
             allowed_hosts: allowed_hosts.clone(),
             system: *system,
+            rootfs: rootfs.as_ref().map(|path| path.to_string_lossy().into_owned()),
         }
     }
 }

@@ -116,6 +116,9 @@ pub struct Policy {
     pub allowed_hosts: Vec<String>,
     /// How the host's system directories appear.
     pub system: System,
+    /// What was in place of them: a directory of the host with an unpacked image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
 }
 
 /// The end of a command.

@@ -15,7 +15,7 @@ use super::{
     files::{FileEntry, FileKind},
 };
 use crate::{
-    backend::helper::wire::{self, Entry, work},
+    backend::helper::wire::{self, Change, Entry, work},
     error::{Error, ErrorKind, Result},
     event::Event,
     exec::{Exec, Stdin},
@@ -175,6 +175,24 @@ impl Work {
         Ok(Some((entry, described)))
     }
 
+    /// What has happened next in a directory that is watched; none at the end.
+    pub(super) async fn next_change(&mut self) -> Result<Option<(Change, PathBuf)>> {
+        // Nothing is taken before all is there, so that a wait can be given up.
+        let size = size_of::<Change>();
+        if !self.fill(size).await? {
+            return Ok(None);
+        }
+        let change = wire::read::<Change>(&self.heard, self.taken);
+        let change =
+            change.filter(|change| change.path <= PATH_MAX).ok_or_else(|| self.garbled())?;
+        let length = change.path as usize;
+        if !self.fill(size + length).await? {
+            return Err(self.garbled());
+        }
+        let path = self.took(size + length)[size..].to_vec();
+        Ok(Some((change, OsString::from_vec(path).into())))
+    }
+
     async fn take_path(&mut self, length: u32) -> Result<PathBuf> {
         let bytes = self.take(length as usize).await?.map(<[u8]>::to_vec);
         bytes.map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| self.garbled())
@@ -262,7 +280,7 @@ pub(super) fn as_io(error: Error) -> io::Error {
 }
 
 /// A path as the helper takes it: as text, whatever its bytes are.
-fn text(path: &Path) -> Result<String> {
+pub(super) fn text(path: &Path) -> Result<String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= PATH_MAX as usize {
         return Err(Error::invalid(format!("{path:?} cannot be a path")));

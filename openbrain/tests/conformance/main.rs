@@ -27,6 +27,7 @@ mod opened;
 mod ports;
 mod programs;
 mod results;
+mod rootfs;
 mod session;
 mod shared;
 mod shells;
@@ -35,6 +36,7 @@ mod streams;
 mod tar;
 mod terminal;
 mod trees;
+mod watches;
 mod workdir;
 
 /// Makes a test of every case.
@@ -316,6 +318,11 @@ macro_rules! cases_of_every_session {
                 a_hostile_archive_leads_nowhere,
                 a_broken_archive_is_told,
             ;
+            watches:
+                changes_are_told_as_they_happen,
+                new_directories_are_watched,
+                what_cannot_be_watched_is_told,
+            ;
             ports:
                 a_port_is_connected_to,
                 much_goes_both_ways_through_a_port,
@@ -410,6 +417,16 @@ mod embedded {
         ;
         ports:
             many_connections_are_forwarded,
+        ;
+        watches:
+            a_watch_that_cannot_keep_up_says_so,
+        ;
+        rootfs:
+            a_rootfs_is_the_system,
+            a_rootfs_is_never_written_to,
+            mounts_lie_above_a_rootfs,
+            a_hostile_rootfs_leads_nowhere,
+            what_is_no_rootfs_is_refused,
         ;
         programs:
             git_works,

@@ -72,7 +72,7 @@ impl Settings {
         exec.expose.iter().filter(|path| !known(path)).try_for_each(|path| self.check_path(path))
     }
 
-    fn check_path(&self, path: &Path) -> Result<()> {
+    pub(super) fn check_path(&self, path: &Path) -> Result<()> {
         let shown = path.display();
         let climbs = path.components().any(|part| part == Component::ParentDir);
         if !path.is_absolute() || climbs {
