@@ -84,9 +84,9 @@ pub fn run(arguments: &[*const u8]) -> ! {
     };
     let (path, other) = (text(1), text(2));
     let done = match text(0).to_bytes() {
-        work::READ => read(path),
-        work::WRITE => write(path, TRUNCATE),
-        work::APPEND => write(path, APPEND),
+        work::READ => read(path, other.to_bytes()),
+        work::WRITE => write(path, TRUNCATE, other.to_bytes()),
+        work::APPEND => write(path, APPEND, other.to_bytes()),
         work::STAT => stat(path),
         work::LIST => open_directory(AT_FDCWD, path).and_then(list),
         work::SEARCH => search(path, other.to_bytes()),
@@ -147,15 +147,28 @@ pub fn check(result: isize) -> Result<isize> {
     if result < 0 { Err(result) } else { Ok(result) }
 }
 
-fn read(path: &CStr) -> Result {
+fn read(path: &CStr, offset: &[u8]) -> Result {
     // A named pipe would wait for its writer.
     let flags = CLOEXEC | NONBLOCK;
     let fd = check(syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), flags, 0))? as i32;
     match look(fd, c"")?.0.kind() {
-        Entry::FILE => copy_out(fd, &mut |bytes| put(bytes)),
+        Entry::FILE => {
+            let offset = integer(offset, 10)?.unwrap_or(0);
+            check(syscall!(number::LSEEK, fd, offset, 0))?;
+            copy_out(fd, &mut |bytes| put(bytes))
+        }
         Entry::DIRECTORY => Err(EISDIR),
         _ => Err(EINVAL),
     }
+}
+
+/// An argument that is a number, if there is one.
+fn integer(digits: &[u8], base: u32) -> Result<Option<usize>> {
+    if digits.is_empty() {
+        return Ok(None);
+    }
+    let text = core::str::from_utf8(digits).map_err(|_| EINVAL)?;
+    usize::from_str_radix(text, base).map(Some).map_err(|_| EINVAL)
 }
 
 /// Hands on the content of a file, piece by piece.
@@ -182,8 +195,10 @@ pub fn next_bytes(fd: i32, most: u64) -> Result<&'static [u8]> {
     }
 }
 
-/// Writes standard input to a file whose directory is made if need be.
-fn write(path: &CStr, how: usize) -> Result {
+/// Writes standard input to a file whose directory is made if need be, and gives it these permissions,
+/// if any.
+fn write(path: &CStr, how: usize, mode: &[u8]) -> Result {
+    let mode = integer(mode, 8)?;
     let flags = WRITE_CREATE | how | CLOEXEC | NONBLOCK;
     let open = || syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), flags, 0o644);
     let mut fd = open();
@@ -196,7 +211,11 @@ fn write(path: &CStr, how: usize) -> Result {
     if look(fd, c"")?.0.kind() != Entry::FILE {
         return Err(EINVAL);
     }
-    copy_out(0, &mut |bytes| write_all(fd, bytes))
+    copy_out(0, &mut |bytes| write_all(fd, bytes))?;
+    match mode {
+        Some(mode) => check(syscall!(number::FCHMOD, fd, mode)).map(drop),
+        None => Ok(()),
+    }
 }
 
 pub fn write_all(fd: i32, mut bytes: &[u8]) -> Result {

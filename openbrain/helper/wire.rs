@@ -388,11 +388,12 @@ pub mod work {
     pub const HOLE: u32 = 1 << 31;
     /// The first argument.
     pub const FILES: &[u8] = b"files";
-    /// `(path)`: the content.
+    /// `(path, offset)`: the content from a byte on, in decimal digits; the first if left out.
     pub const READ: &[u8] = b"read";
-    /// `(path)`: replaces the content by standard input.
+    /// `(path, mode)`: replaces the content by standard input, and sets the permissions if they are
+    /// given, in octal digits.
     pub const WRITE: &[u8] = b"write";
-    /// `(path)`: adds standard input to the content.
+    /// `(path, mode)`: adds standard input to the content, as above.
     pub const APPEND: &[u8] = b"append";
     /// `(path)`: an entry; a link is not followed.
     pub const STAT: &[u8] = b"stat";

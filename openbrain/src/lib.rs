@@ -67,7 +67,7 @@ mod engine;
 mod server;
 
 #[doc(inline)]
-pub use self::backend::opensandbox;
+pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
     caller::{Caller, Surface},
     check::{Check, CheckStatus},
@@ -86,7 +86,8 @@ pub use self::{
     secret::Secret,
     session::{
         Background, BackgroundCommand, Connection, FileChange, FileChangeKind, FileEntry, FileKind,
-        FileWatch, Files, Forward, LogOffsets, LogPart, Logs, Sandbox, Shell, TarStream, Transfer,
+        FileReader, FileWatch, FileWriter, Files, Forward, Found, LogOffsets, LogPart, Logs,
+        Sandbox, Shell, TarStream, Transfer, WriteOptions,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

@@ -12,6 +12,9 @@ use crate::{
     units::serde_seconds,
 };
 
+/// How many labels a sandbox may have.
+const MOST_LABELS: usize = 64;
+
 /// A sandbox that stays open, and what everything in it is given.
 ///
 /// Made by [`Sandbox::builder`](crate::Sandbox::builder). Everything that is left out is decided by
@@ -46,7 +49,7 @@ pub struct NewSandbox {
     /// A name for people: up to 63 letters, digits, `-`, `_` and `.`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels, each part as a name is.
+    /// Up to 64 labels, each part as a name is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Seconds until the sandbox ends with everything in it, or a text such as `10m`. Absent:
@@ -208,6 +211,9 @@ impl NewSandbox {
 
     /// Refuses names that not every place to run can keep.
     pub(crate) fn check_names(&self) -> Result<()> {
+        if self.labels.len() > MOST_LABELS {
+            return Err(Error::invalid(format!("a sandbox has at most {MOST_LABELS} labels")));
+        }
         let pairs = self.labels.iter().flat_map(|(name, value)| [name, value]);
         for text in self.name.iter().chain(pairs) {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -93,6 +93,9 @@ pub(crate) struct CreateArgs {
     /// End the sandbox with everything in it after this time: seconds, or 10m, 1h.
     #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
     pub(crate) timeout: Option<Duration>,
+    /// See an unpacked image in this directory in place of this machine's system; it is never written to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
     /// Working directory of commands that name none.
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
     pub(crate) workdir: Option<PathBuf>,
@@ -273,7 +276,7 @@ pub(crate) struct TwoFiles {
 
 impl SandboxExecArgs {
     /// The same for `openbrain exec`, with everything that belongs to the sandbox left out.
-    pub(super) fn as_exec(self) -> ExecArgs {
+    pub(super) fn into_exec(self) -> ExecArgs {
         ExecArgs {
             command: self.command,
             literal: self.literal,

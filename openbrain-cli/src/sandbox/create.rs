@@ -84,6 +84,7 @@ fn order(args: CreateArgs) -> Result<Order> {
         name,
         label,
         timeout,
+        rootfs,
         workdir,
         env,
         env_file,
@@ -93,8 +94,11 @@ fn order(args: CreateArgs) -> Result<Order> {
         settings,
     } = args;
     let asked = exec::let_in(Exec::of(Command::Argv(Vec::new())), reach)?;
+    // Whoever holds the sandbox may be elsewhere.
+    let rootfs = rootfs.map(std::path::absolute).transpose();
     let new = NewSandbox {
         image: None,
+        rootfs: rootfs.map_err(|e| Failure::system("cannot find the rootfs", e))?,
         name,
         labels: label.into_iter().collect(),
         timeout,

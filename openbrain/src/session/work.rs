@@ -42,7 +42,8 @@ pub(super) enum Piece<T> {
     End,
 }
 
-/// Work that has begun, and what it says.
+/// Work that has begun, and what it says. Dropping it ends it.
+#[derive(Debug)]
 pub(super) struct Work {
     process: Process,
     /// What is said of a failure, and of which kind it is.
@@ -131,6 +132,11 @@ impl Work {
             }
         }
         Poll::Ready(Ok(true))
+    }
+
+    /// Waits until it is known whether the work can be done: until it says something, or is done.
+    pub(super) async fn begun(&mut self) -> Result<()> {
+        self.fill(1).await.map(drop)
     }
 
     /// The next bytes, exactly so many; none at the end.
@@ -227,6 +233,11 @@ impl Work {
 
     /// Waits until the work is done, and says whether it was.
     pub(super) async fn finish(mut self) -> Result<()> {
+        self.rest().await
+    }
+
+    /// As [`finish`](Self::finish), for work that is still needed.
+    pub(super) async fn rest(&mut self) -> Result<()> {
         while self.next_bytes().await?.is_some() {}
         Ok(())
     }

@@ -19,6 +19,7 @@ mod ending;
 mod environment;
 mod files;
 mod host;
+mod life;
 mod limits;
 mod many;
 mod mounts;
@@ -28,6 +29,7 @@ mod programs;
 mod results;
 mod rootfs;
 mod session;
+mod shared;
 mod shells;
 mod stdin;
 mod streams;
@@ -332,6 +334,23 @@ macro_rules! cases_of_every_session {
                 a_port_is_waited_for,
                 a_port_is_forwarded,
                 what_cannot_be_forwarded_is_told,
+            ;
+            shared:
+                a_guest_finds_what_the_owner_has,
+                a_guest_has_its_commands_to_itself,
+                a_guest_may_do_what_the_owner_may,
+                the_end_of_the_owner_is_the_end,
+                what_is_written_in_the_background_is_kept,
+                what_is_too_long_for_the_background_has_a_gap,
+                the_background_ends_with_the_sandbox,
+            ;
+            life:
+                the_end_of_a_sandbox_is_told,
+                the_time_that_is_left_is_told,
+                the_life_of_a_sandbox_is_recorded,
+                a_remote_caller_renews_within_the_settings,
+                a_file_goes_both_ways_in_pieces,
+                no_more_entries_are_told_than_wanted,
             ;
         }
     };

@@ -55,8 +55,12 @@ impl Settings {
                     ));
             }
         }
-        let command_timeout = self.security.sandbox.timeout;
-        let timeout = timeout.unwrap_or(command_timeout);
+        let usual = self.security.sandbox.timeout;
+        let command_timeout = match caller.is_remote() {
+            true => usual.min(self.server.max_timeout),
+            false => usual,
+        };
+        let timeout = timeout.unwrap_or(usual);
         let (name, labels) = (new.name, new.labels);
         Ok(SessionSpec {
             place,
