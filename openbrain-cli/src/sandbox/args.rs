@@ -38,6 +38,21 @@ pub(crate) enum SandboxCommand {
     Files(FilesCommand),
     /// Show what a command in the background has written.
     Logs(LogsArgs),
+    /// Show what commands have changed in a sandbox, and save what they have changed in mounts of the
+    /// mode `overlay`.
+    ///
+    /// `openbrain apply` brings that to the host, and is for the end: a mount must not change below an
+    /// open sandbox.
+    Changes {
+        #[command(flatten)]
+        target: Target,
+        /// Show what has changed of texts, as a unified diff.
+        #[arg(long, conflicts_with = "json")]
+        diff: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a TCP port of a sandbox reachable on this machine, until it is interrupted.
     ///
     /// Prints the address. Every user of this machine can connect there, and no other machine.

@@ -14,7 +14,9 @@ mod port;
 use openbrain::{Engine, Joined};
 
 use self::args::{SandboxCommand, Target};
-use crate::{args::SettingsArgs, config, exec::caller, exit, failure::Result, settle};
+use crate::{
+    args::SettingsArgs, changes, config, console::say, exec::caller, exit, failure::Result, settle,
+};
 
 /// Runs `openbrain sandbox` and returns the exit code.
 pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
@@ -28,6 +30,15 @@ pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
         }
         SandboxCommand::Files(command) => wait_for(files::run(command)),
         SandboxCommand::Logs(args) => wait_for(logs::run(args)),
+        SandboxCommand::Changes { target, diff, json } => wait_for(async {
+            let joined = join(&target.settings, &target.sandbox).await?;
+            let changes = joined.changes(Some(&changes::directory()?)).await?;
+            changes::show(&changes, diff, json)?;
+            if let (Some(id), false) = (&changes.id, json) {
+                say(format_args!("saved; apply with: openbrain apply {id}"));
+            }
+            Ok(exit::SUCCESS)
+        }),
         SandboxCommand::Port(args) => wait_for(port::run(args)),
         SandboxCommand::Pause(target) => order(&target, async |joined| joined.pause().await),
         SandboxCommand::Resume(target) => order(&target, async |joined| joined.resume().await),

@@ -4,6 +4,7 @@ use std::{
     io,
     ops::Deref,
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use crate::{
     backend::{
         self, Backend, BoxFuture, Ended, Owner, Running, Session, SessionEnd, SessionOrder, WayIn,
     },
+    changes::Changes,
     error::{Error, ErrorKind, Result},
     exec::Exec,
     output::BackendName,
@@ -29,6 +31,9 @@ use crate::{
 
 /// How long an answer may take that is there at once.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long a report of changes may take, and their saving.
+const REPORT: Duration = Duration::from_secs(600);
 
 /// How long the reason of an end is waited for that has shown already.
 const REASON: Duration = Duration::from_secs(2);
@@ -154,6 +159,22 @@ impl Joined {
         let asked = ask::<Answer<Logs>>(&mut connection, &request).await;
         match asked {
             Ok((logs, _)) => Ok(logs?),
+            Err(error) => Err(self.host.why_ended().await.unwrap_or(error)),
+        }
+    }
+
+    /// What has changed in the sandbox, as [`Sandbox::changes`] tells its owner. With a directory the
+    /// owner [saves](Changes::save) it there, when something has changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::changes`] and [`Changes::save`].
+    pub async fn changes(&self, save: Option<&Path>) -> Result<Changes> {
+        let mut connection = self.host.connect().await?;
+        let request = Request::Changes(save.map(Path::to_owned));
+        let asked = ask::<Answer<Changes>>(&mut connection, &request);
+        match timeout(REPORT, asked).await.map_err(|_| silent())? {
+            Ok((changes, _)) => Ok(changes?),
             Err(error) => Err(self.host.why_ended().await.unwrap_or(error)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     backend::{Ended, SessionOrder, WayIn},
+    changes::Changes,
     error::{Error, ErrorKind, Result},
     exec::{Exec, Stdin},
     output::Status,
@@ -173,6 +175,13 @@ impl Host {
                     };
                     guest.send(&logs, None).await?;
                 }
+                Request::Changes(directory) => {
+                    let changes = tokio::select! {
+                        changes = self.changes(directory) => answer(changes),
+                        _ = guest.receive::<Request>() => return Ok(()),
+                    };
+                    guest.send(&changes, None).await?;
+                }
                 Request::Stop(exec_id, signal) => {
                     let stopped: Answer<()> = answer(self.stop(&exec_id, signal));
                     guest.send(&stopped, None).await?;
@@ -281,6 +290,19 @@ impl Host {
         }
         state.commands.push(command);
         Ok(exec_id)
+    }
+
+    async fn changes(&self, directory: Option<PathBuf>) -> Result<Changes> {
+        let mut changes = self.sandbox.changes().await?;
+        let Some(directory) = directory.filter(|_| !changes.is_empty()) else { return Ok(changes) };
+        let saving = tokio::task::spawn_blocking(move || {
+            changes.save(&directory)?;
+            Ok(changes)
+        });
+        saving.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Internal, "the saving of changes ended early")
+                .with_source(error))
+        })
     }
 
     fn commands(&self) -> Vec<BackgroundCommand> {

@@ -58,6 +58,8 @@ pub(super) enum Request {
     Logs(String, LogOffsets),
     /// The same; waits until there is something.
     NextLogs(String, LogOffsets),
+    /// What has changed, saved below this directory.
+    Changes(Option<PathBuf>),
     /// A signal for one of them; none ends it.
     Stop(String, Option<i32>),
 }
