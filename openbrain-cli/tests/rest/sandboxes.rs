@@ -258,6 +258,7 @@ fn a_caller_gets_no_more_than_the_settings_give() {
     for (new, key) in [
         (json!({ "mounts": ["/etc"] }), "server.allowed_mounts"),
         (json!({ "expose": ["/root"] }), "server.allowed_mounts"),
+        (json!({ "rootfs": "/" }), "server.allowed_mounts"),
         (json!({ "allow_network": true }), "allow_egress"),
         (json!({ "allowed_hosts": ["127.0.0.1:80"] }), "allow_egress"),
         (json!({ "limits": {"memory": "1TiB"} }), "limits.memory"),
