@@ -227,6 +227,7 @@ impl Code {
                 StatusCode::FORBIDDEN,
                 StatusCode::NOT_FOUND,
                 self.status(),
+                StatusCode::GATEWAY_TIMEOUT,
                 StatusCode::INSUFFICIENT_STORAGE,
             ],
             other => vec![other.status()],
@@ -361,6 +362,7 @@ fn status_of_file(kind: Option<io::ErrorKind>) -> StatusCode {
         Some(K::StorageFull | K::QuotaExceeded | K::FileTooLarge) => {
             StatusCode::INSUFFICIENT_STORAGE
         }
+        Some(K::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
         _ => Code::FileFailed.status(),
     }
 }

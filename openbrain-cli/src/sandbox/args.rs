@@ -1,13 +1,13 @@
 //! The command line of `openbrain sandbox`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use crate::{
     args::{
         ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
-        language, pair, timeout,
+        language, pair, port, timeout,
     },
     env::Variable,
 };
@@ -38,6 +38,10 @@ pub(crate) enum SandboxCommand {
     Files(FilesCommand),
     /// Show what a command in the background has written.
     Logs(LogsArgs),
+    /// Make a TCP port of a sandbox reachable on this machine, until it is interrupted.
+    ///
+    /// Prints the address. Every user of this machine can connect there, and no other machine.
+    Port(PortArgs),
     /// Stop every process of a sandbox, without ending it.
     Pause(Target),
     /// Let a paused sandbox go on.
@@ -93,9 +97,6 @@ pub(crate) struct CreateArgs {
     /// End the sandbox with everything in it after this time: seconds, or 10m, 1h.
     #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
     pub(crate) timeout: Option<Duration>,
-    /// See an unpacked image in this directory in place of this machine's system; it is never written to.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) rootfs: Option<PathBuf>,
     /// Working directory of commands that name none.
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
     pub(crate) workdir: Option<PathBuf>,
@@ -105,6 +106,10 @@ pub(crate) struct CreateArgs {
     /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// Take this directory as the system of the sandbox, in place of this machine's: an unpacked image.
+    /// It is never written to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
     /// Print what there is to tell of it as one JSON object, instead of the id.
     #[arg(long)]
     pub(crate) json: bool,
@@ -199,6 +204,22 @@ pub(crate) struct LogsArgs {
     pub(crate) settings: SettingsArgs,
 }
 
+/// What `openbrain sandbox port` was told.
+#[derive(Debug, Args)]
+pub(crate) struct PortArgs {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// The port on which something listens in the sandbox.
+    #[arg(value_name = "PORT", value_parser = port)]
+    pub(crate) port: u16,
+    /// The loopback address to listen at [default: 127.0.0.1, and a port that is free].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// The commands of `openbrain sandbox files`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FilesCommand {
@@ -236,9 +257,9 @@ pub(crate) enum FilesCommand {
         #[arg(short, long)]
         recursive: bool,
     },
-    /// Copy a file or directory of this machine into the sandbox.
+    /// Copy a file or directory of this machine into the sandbox; `-` is a tar archive on standard input.
     Upload(TwoFiles),
-    /// Copy a file or directory of the sandbox to this machine.
+    /// Copy a file or directory of the sandbox to this machine; to `-`, a tar archive on standard output.
     Download(TwoFiles),
 }
 

@@ -17,6 +17,7 @@ use crate::{
     console::{json_line, print, print_json, say},
     env, exec, exit,
     failure::{Failure, Result},
+    program::absolute,
     settle::{self, SILENCE},
     signals::Signals,
 };
@@ -84,21 +85,19 @@ fn order(args: CreateArgs) -> Result<Order> {
         name,
         label,
         timeout,
-        rootfs,
         workdir,
         env,
         env_file,
+        rootfs,
         json: _,
         reach,
         limits,
         settings,
     } = args;
     let asked = exec::let_in(Exec::of(Command::Argv(Vec::new())), reach)?;
-    // Whoever holds the sandbox may be elsewhere.
-    let rootfs = rootfs.map(std::path::absolute).transpose();
     let new = NewSandbox {
         image: None,
-        rootfs: rootfs.map_err(|e| Failure::system("cannot find the rootfs", e))?,
+        rootfs: rootfs.as_deref().map(absolute).transpose()?,
         name,
         labels: label.into_iter().collect(),
         timeout,

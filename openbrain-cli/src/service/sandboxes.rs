@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use openbrain::{Caller, Error, Result, Sandbox};
+use openbrain::{Caller, Error, Result, Sandbox, SessionEnd};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
@@ -121,19 +121,16 @@ impl Sandboxes {
 async fn watch_over(open: Arc<OpenSandbox>, sandboxes: Arc<Sandboxes>) {
     let sandbox_id = open.id();
     let ended = tokio::select! {
-        end = open.sandbox.ended() => {
-            info!(sandbox_id, ?end, "sandbox ended");
-            Ok(())
-        }
-        () = open.ending.cancelled() => open.sandbox.kill().await.map_err(Arc::new),
+        end = open.sandbox.ended() => Ok(end),
+        () = open.ending.cancelled() => open.sandbox.kill().await.map(|()| SessionEnd::Killed),
     };
     match &ended {
-        Ok(()) => info!(sandbox_id, "sandbox closed"),
+        Ok(end) => info!(sandbox_id, ?end, "sandbox ended"),
         Err(error) => warn!(sandbox_id, %error, "the end of a sandbox is not confirmed"),
     }
     sandboxes.change(|all| all.remove(sandbox_id));
     open.place.lock().unwrap_or_else(PoisonError::into_inner).take();
-    open.ended.send_replace(Some(ended));
+    open.ended.send_replace(Some(ended.map(drop).map_err(Arc::new)));
 }
 
 impl OpenSandbox {

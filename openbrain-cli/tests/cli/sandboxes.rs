@@ -243,9 +243,40 @@ fn files_go_in_and_out() {
     assert_eq!(sandbox.prints("cat /tmp/up/one /tmp/up/two/three"), "13");
     files(&["download", "work", "/tmp/up", "back"]).code(0);
     assert_eq!(fs::read_to_string(place.path().join("back/two/three")).unwrap(), "3");
+    let archive = place.command(&["sandbox", "files", "download", "work", "/tmp/up", "-"]).output();
+    let archive = archive.unwrap().stdout;
+    place.run_with(&["sandbox", "files", "upload", "work", "-", "/tmp/again"], &archive).code(0);
+    assert_eq!(sandbox.prints("cat /tmp/again/one /tmp/again/two/three"), "13");
     files(&["rm", "work", "/tmp/d"]).code(125).complains("/tmp/d");
     files(&["rm", "-r", "work", "/tmp/d"]).code(0);
     files(&["cat", "work", "/tmp/d/e/b.txt"]).code(125).complains("b.txt");
+}
+
+#[test]
+fn a_port_is_reached_from_here() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &["--no-network"]);
+    let server = "import http.server as h; h.HTTPServer(('127.0.0.1', 8000), h.SimpleHTTPRequestHandler).serve_forever()";
+    sandbox.prints("echo it is here > /workspace/file");
+    let args = ["sandbox", "exec", "-d", "--lang", "python", &sandbox.id, server];
+    place.run(&args).code(0);
+    let up = "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))' 2>/dev/null; do sleep 0.05; done";
+    sandbox.prints(up);
+    let mut forward = place.start(&["sandbox", "port", &sandbox.id, "8000"]);
+    let address = forward.line();
+    let mut connection = std::net::TcpStream::connect(address.trim_end()).unwrap();
+    connection.write_all(b"GET /file HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("it is here\n"), "{answer}");
+    place.run(&["sandbox", "kill", &sandbox.id]).code(0);
+    assert_eq!(forward.end(), Some(0));
+    let other = Sandbox::create(&place, &[]);
+    let args = ["sandbox", "port", &other.id, "8000", "--listen", "0.0.0.0:0"];
+    place.run(&args).code(125).complains("not a loopback address");
 }
 
 #[test]

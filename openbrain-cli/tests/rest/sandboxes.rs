@@ -245,6 +245,8 @@ fn no_more_are_open_than_the_settings_allow() {
     assert!(problem["remedy"].as_str().unwrap().contains("server.max_sandboxes"), "{problem}");
     server.ask(&format!("DELETE {first}"), &[], "").status(204);
     create(&server, json!({}));
+    let none = Server::with("server:\n  max_sandboxes: 0\n");
+    none.post("/v1/sandboxes", "").problem(429, "busy");
 }
 
 #[test]
@@ -513,6 +515,57 @@ fn a_thousand_sandboxes_leave_nothing_behind() {
     let grown = server.memory().saturating_sub(memory);
     assert!(grown < 8 << 20, "{grown} bytes");
     assert!(files() <= open + 8, "{} descriptors, {open} before", files());
+}
+
+#[test]
+fn callers_at_once_have_no_more_than_there_may_be() {
+    if !sandboxes() {
+        return;
+    }
+    let server = Server::with("server:\n  max_sandboxes: 3\n");
+    let turn = || {
+        let reply = server.post("/v1/sandboxes", "");
+        if reply.status == 429 {
+            return 0;
+        }
+        let path = reply.status(201).header("location").unwrap().to_owned();
+        assert!(server.figure("openbrain_sandboxes") <= 3.0);
+        assert_eq!(run(&server, &path, "echo there")["stdout"], "there\n");
+        server.ask(&format!("DELETE {path}"), &[], "").status(204);
+        1
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let caller = || {
+        let mut had = 0;
+        while had < 5 {
+            had += turn();
+            assert!(Instant::now() < deadline, "{had} of 5");
+        }
+    };
+    thread::scope(|scope| {
+        (0..8).for_each(|_| drop(scope.spawn(caller)));
+    });
+    assert_eq!(server.figure("openbrain_sandboxes"), 0.0);
+}
+
+/// Neither a file that is on its way nor its client holds the server up.
+#[test]
+fn a_server_ends_though_a_file_is_on_its_way() {
+    if !sandboxes() {
+        return;
+    }
+    let mut server = Server::start();
+    let path = create(&server, json!({}));
+    let name = format!("/tmp/on-its-way-{}", std::process::id());
+    let mut client = server.connect();
+    client.raw(format!(
+        "PUT {path}/files?path={name} HTTP/1.1\r\nHost: {}\r\nContent-Length: 1000\r\n\r\nx",
+        server.host()
+    ));
+    let work = Watched::eventually(&["/proc/self/exe", "files", "write", &name]);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end(), Some(0), "{}", server.said());
+    work.wait();
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -30,7 +31,8 @@ use self::{
     supervise::{Audience, Ending, Inbox, Urgency},
 };
 use crate::{
-    backend::{Order, Running},
+    backend::{Layers, Order, Running},
+    changes::Changes,
     error::{Error, Result},
     event::Event,
     exec::TerminalSize,
@@ -91,6 +93,8 @@ pub struct Process {
     ended: Option<Ending>,
     drain: Option<Drain>,
     output_limit: u64,
+    /// The report of changes, which begins when everything else has ended.
+    report: Option<Report>,
     /// Whoever keeps a record of the command.
     observer: Option<Reading>,
 }
@@ -104,6 +108,15 @@ pub(crate) struct Facts {
     pub(crate) isolation: Isolation,
     pub(crate) warnings: Vec<String>,
     pub(crate) started_at: SystemTime,
+}
+
+/// A report of changes.
+enum Report {
+    /// What it will compare.
+    Due(Arc<Layers>),
+    /// It is being made, on a thread where it may block.
+    Running(JoinHandle<Changes>),
+    Done(Changes),
 }
 
 /// Reading on after the end.
@@ -150,6 +163,7 @@ impl Process {
             stdin,
             stdout,
             stderr,
+            changes,
             control,
         } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
@@ -179,6 +193,7 @@ impl Process {
             ended: None,
             drain: None,
             output_limit: spec.limits.output.unwrap_or(u64::MAX),
+            report: changes.map(Report::Due),
             observer: reading,
         }
     }
@@ -304,7 +319,25 @@ impl Process {
             std::task::ready!(drain.until.as_mut().poll(cx));
             self.streams = [None, None];
         }
-        Poll::Ready(Ok(Step::Ended))
+        self.poll_report(cx).map(|()| Ok(Step::Ended))
+    }
+
+    /// Makes the report of changes. One that is never finished leaves nothing but the time it takes.
+    fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(Report::Due(layers)) = &self.report {
+            let layers = Arc::clone(layers);
+            let making = tokio::task::spawn_blocking(move || Changes::of(&layers));
+            self.report = Some(Report::Running(making));
+        }
+        if let Some(Report::Running(making)) = &mut self.report {
+            let made = std::task::ready!(Pin::new(making).poll(cx));
+            let lost = |_| {
+                self.facts.warnings.push("the report of changes ended early".into());
+                Changes::default()
+            };
+            self.report = Some(Report::Done(made.unwrap_or_else(lost)));
+        }
+        Poll::Ready(())
     }
 
     /// Learns of the end of the command, and gives its streams some more time.
@@ -369,6 +402,10 @@ impl Process {
             isolation: self.facts.isolation.clone(),
             resources: ending.resources,
             denials: ending.denials,
+            changes: match self.report.take() {
+                Some(Report::Done(changes)) => Some(changes),
+                _ => None,
+            },
             warnings,
         }
     }

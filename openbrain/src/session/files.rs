@@ -23,8 +23,12 @@ use crate::{
 /// The most that [`Files::read`] takes into memory.
 const MOST_READ: usize = 64 << 20;
 
-/// The most entries that are told at a time.
+/// The most entries that are told at a time, and the most bytes of their names.
 const MOST_ENTRIES: usize = 1_000_000;
+const MOST_NAMES: usize = 256 << 20;
+
+/// The most bytes of names where fewer entries will do.
+const FEW_NAMES: usize = 4 << 20;
 
 /// The files of a [`Sandbox`], made by [`Sandbox::files`].
 ///
@@ -249,7 +253,8 @@ impl Files<'_> {
     }
 
     /// At most so many entries of a directory, or, with a pattern, of everything below it that matches
-    /// as [`search`](Self::search) says; which of them, when there are more, is up to the sandbox.
+    /// as [`search`](Self::search) says, with up to 4 MiB of names; which of them, when there are more,
+    /// is up to the sandbox.
     pub async fn find(
         &self,
         path: impl AsRef<Path>,
@@ -258,13 +263,15 @@ impl Files<'_> {
     ) -> Result<Found> {
         let path = path.as_ref();
         match pattern {
-            None => self.some(work::LIST, &[path], most).await,
-            Some(pattern) => self.some(work::SEARCH, &[path, Path::new(pattern)], most).await,
+            None => self.some(work::LIST, &[path], most, FEW_NAMES).await,
+            Some(pattern) => {
+                self.some(work::SEARCH, &[path, Path::new(pattern)], most, FEW_NAMES).await
+            }
         }
     }
 
     async fn entries(&self, name: &[u8], paths: &[&Path]) -> Result<Vec<FileEntry>> {
-        let Found { entries, truncated } = self.some(name, paths, MOST_ENTRIES).await?;
+        let Found { entries, truncated } = self.some(name, paths, MOST_ENTRIES, MOST_NAMES).await?;
         if truncated {
             return Err(Error::invalid(format!("more than {MOST_ENTRIES} files were found"))
                 .with_remedy("look into fewer directories at a time"));
@@ -272,14 +279,24 @@ impl Files<'_> {
         Ok(entries)
     }
 
-    async fn some(&self, name: &[u8], paths: &[&Path], most: usize) -> Result<Found> {
+    /// At most so many entries, whose names have at most so many bytes together.
+    async fn some(
+        &self,
+        name: &[u8],
+        paths: &[&Path],
+        most: usize,
+        mut room: usize,
+    ) -> Result<Found> {
         let mut work = Work::start(self.0, name, paths, Stdin::Null).await?;
         let (mut entries, mut truncated) = (Vec::new(), false);
         while let Some((_, entry)) = work.next_entry().await? {
-            if entries.len() == most {
+            let target = entry.target.as_ref().map_or(0, |target| target.as_os_str().len());
+            let length = entry.path.as_os_str().len() + target;
+            if entries.len() == most || length > room {
                 truncated = true;
                 break;
             }
+            room -= length;
             entries.push(entry);
         }
         entries.sort_by(|one: &FileEntry, other| one.path.cmp(&other.path));

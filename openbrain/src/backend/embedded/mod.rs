@@ -21,13 +21,15 @@ mod seccomp;
 mod session;
 mod sources;
 mod walls;
+mod written;
 
-use std::{os::fd::AsFd, path::Path};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use self::{
     build::{Build, unavailable},
     cgroup::Groups,
     egress::Egress,
+    written::{Access, Written},
 };
 pub(crate) use self::{
     egress::checks as egress_checks, entrance::join, probe::checks, session::open,
@@ -70,7 +72,7 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     };
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;
-    let mut build = Build::look(sandbox, &spec.limits)?;
+    let mut build = Build::look(sandbox, &spec.limits, spec.changes)?;
     let (ends, streams) = open_streams(spec)?;
     let program = compile(&build, spec, &script.argv, file.is_some())?;
     let inside = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd));
@@ -87,6 +89,8 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     };
     let (isolation, warnings) = (build.isolation(), build.enforcement.warnings.clone());
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
+    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
+    let changes = written.map(|written| written.layers(Access::Ours)).transpose()?;
     Ok(Some(Running {
         backend: BackendName::Embedded,
         sandbox_id: None,
@@ -95,6 +99,7 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
+        changes: changes.map(Arc::new),
         control: Box::new(Sandboxed {
             guarded: Guarded::new(link, streams.terminal),
             groups: build.groups,

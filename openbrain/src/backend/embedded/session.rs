@@ -18,11 +18,12 @@ use super::{
     egress::{Egress, Seen},
     entrance::Entrance,
     walls,
+    written::{Access, Written},
 };
 use crate::{
     backend::{
-        Account, Backend, BoxFuture, Ended, Owner, Running, Session, SessionEnd, SessionOrder,
-        WayIn,
+        Account, Backend, BoxFuture, Ended, Layers, Owner, Running, Session, SessionEnd,
+        SessionOrder, WayIn,
         helper::{
             self, Door, Link, Program,
             wire::{self, Report, report},
@@ -65,7 +66,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     let Place::Embedded(sandbox) = &spec.place else {
         return Err(Error::unavailable("the request is not for the embedded engine"));
     };
-    let mut build = Build::look(sandbox, &spec.limits)?;
+    let mut build = Build::look(sandbox, &spec.limits, true)?;
     let (door, inside) = Door::new()?;
     let mut program = Program::default();
     program.lifetime = Some(spec.timeout);
@@ -79,6 +80,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     };
     let (isolation, warnings) = (build.isolation(), build.enforcement.warnings.clone());
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
+    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     Ok(Some(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
         entrance: Entrance { id: new_id(), door, rlimits: build.enforcement.rlimits, isolation },
@@ -89,6 +91,7 @@ async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
         is_killed: AtomicBool::new(false),
         groups: build.groups.map(Arc::new),
         egress: egress.map(Arc::new),
+        written: Mutex::new(written),
         warnings,
     })))
 }
@@ -120,6 +123,8 @@ struct Open {
     is_killed: AtomicBool,
     groups: Option<Arc<Groups>>,
     egress: Option<Arc<Egress>>,
+    /// What was written; nothing when it was left to itself or killed, so that nothing of it is left.
+    written: Mutex<Option<Written>>,
     warnings: Vec<String>,
 }
 
@@ -202,6 +207,15 @@ impl Session for Open {
         &self.warnings
     }
 
+    fn layers(&self) -> Result<Layers> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*written {
+            Some(written) => written.layers(Access::Shared),
+            None => Err(Error::new(ErrorKind::SandboxLost, "what the sandbox has written is gone")
+                .with_remedy("ask for its changes before you kill it or leave it to itself")),
+        }
+    }
+
     fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd> {
         Box::pin(async move { self.end().await })
     }
@@ -225,11 +239,13 @@ impl Session for Open {
                 }
                 SessionOrder::Keep => {
                     self.answered(wire::Order::KEEP, Duration::ZERO).await?;
+                    self.forget_written();
                     kept().push(self);
                     Ok(())
                 }
                 SessionOrder::Kill => {
                     self.is_killed.store(true, Relaxed);
+                    self.forget_written();
                     self.link.order(wire::Order::KILL);
                     timeout(ANSWER, self.end()).await.map(drop).map_err(|_| no_answer("kill"))
                 }
@@ -239,6 +255,10 @@ impl Session for Open {
 }
 
 impl Open {
+    fn forget_written(&self) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Gives an order and waits until it was carried out.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed) + 1;
