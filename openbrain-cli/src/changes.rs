@@ -67,16 +67,19 @@ pub(crate) fn run(args: &ChangesArgs) -> Result<u8> {
     let Some(id) = &args.id else {
         return list(args.json).map(|()| exit::SUCCESS);
     };
-    let saved = SavedChanges::load(&directory, id)?;
-    let changes = saved.changes();
-    match (args.json, args.diff) {
-        (true, _) => print_json(&changes)?,
-        (false, true) => print(harmless(diffs(&changes)))?,
+    show(&SavedChanges::load(&directory, id)?.changes(), args.diff, args.json)?;
+    Ok(exit::SUCCESS)
+}
+
+/// Prints changes: a line for each, or their diffs, or JSON.
+pub(crate) fn show(changes: &Changes, as_diff: bool, as_json: bool) -> Result<()> {
+    match (as_json, as_diff) {
+        (true, _) => print_json(changes),
+        (false, true) => print(harmless(diffs(changes))),
         (false, false) => {
-            print(changes.entries.iter().map(|change| format!("{change}\n")).collect::<String>())?;
+            print(changes.entries.iter().map(|change| format!("{change}\n")).collect::<String>())
         }
     }
-    Ok(exit::SUCCESS)
 }
 
 fn list(is_json: bool) -> Result<()> {
@@ -193,7 +196,7 @@ pub(crate) fn discard(args: &DiscardArgs) -> Result<u8> {
 }
 
 /// Where changes are saved.
-fn directory() -> Result<PathBuf> {
+pub(crate) fn directory() -> Result<PathBuf> {
     Sources::from_process()?.changes().ok_or_else(|| {
         Failure::usage("nobody knows where changes are saved", "set HOME, or XDG_STATE_HOME")
     })

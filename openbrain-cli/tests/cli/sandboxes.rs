@@ -253,6 +253,29 @@ fn files_go_in_and_out() {
 }
 
 #[test]
+fn changes_are_shown_and_applied() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    place.file("work/old", "before\n");
+    let sandbox = Sandbox::create(&place, &["--name", "work", "--mount", "work:overlay"]);
+    let changes = |args: &[&str]| place.run(&[&["sandbox", "changes", "work"], args].concat());
+    sandbox.prints("echo after > old; echo new > new; echo own > /tmp/own");
+    let shown = changes(&["--json"]).code(0).json();
+    let entries = shown["entries"].as_array().unwrap();
+    let mut paths: Vec<_> = entries.iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/tmp/own", "/workspace/new", "/workspace/old"]);
+    assert!(changes(&["--diff"]).code(0).stdout.contains("-before\n+after\n"));
+    assert_eq!(fs::read_to_string(place.path().join("work/old")).unwrap(), "before\n");
+    place.run(&["sandbox", "kill", "work"]).code(0);
+    place.run(&["apply", shown["id"].as_str().unwrap()]).code(0);
+    assert_eq!(fs::read_to_string(place.path().join("work/old")).unwrap(), "after\n");
+    assert_eq!(fs::read_to_string(place.path().join("work/new")).unwrap(), "new\n");
+}
+
+#[test]
 fn a_port_is_reached_from_here() {
     if !sandboxes() {
         return;
