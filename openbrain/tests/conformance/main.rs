@@ -329,7 +329,6 @@ macro_rules! cases_of_every_session {
                 each_side_of_a_connection_ends_by_itself,
                 a_dropped_connection_is_closed_after_what_was_written,
                 a_broken_connection_is_told,
-                ipv6_is_connected_to,
                 a_port_that_nobody_listens_on_is_refused,
                 a_port_is_waited_for,
                 a_port_is_forwarded,
@@ -416,6 +415,7 @@ mod embedded {
             nothing_piles_up,
         ;
         ports:
+            ipv6_is_connected_to,
             many_connections_are_forwarded,
         ;
         watches:
