@@ -173,6 +173,15 @@ impl Sandbox {
         })
     }
 
+    /// Waits until something in it listens on a port.
+    fn wait_for_port(&self, py: Python<'_>, port: u16, seconds: f64) -> PyResult<Pending> {
+        // What is no duration at all is refused by the library as zero is.
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        self.ask(py, move |sandbox| async move {
+            sandbox.wait_for_port(port, time).await.map(|()| Value::Null)
+        })
+    }
+
     /// Lets it end in so many seconds from now.
     fn renew(&self, py: Python<'_>, seconds: f64) -> PyResult<Pending> {
         // What is no duration at all is refused by the library as zero is.

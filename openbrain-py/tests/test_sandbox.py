@@ -145,6 +145,21 @@ def test_what_the_background_never_says_is_not_waited_for() -> None:
                 done.wait_for_log("other", wrong)
 
 
+def test_a_server_in_the_background_is_waited_for() -> None:
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False) as sandbox:
+            with pytest.raises(errors.WaitTimeoutError, match="8000"):
+                sandbox.wait_for_port(8000, 0.2)
+            await sandbox.start_async("python3 -m http.server 8000 --bind 127.0.0.1")
+            await sandbox.wait_for_port_async(8000, timedelta(seconds=20))
+            program = "import socket; socket.create_connection(('127.0.0.1', 8000), 5)"
+            assert (await sandbox.exec_async(["python3", "-c", program])).success
+            with pytest.raises(ValueError, match="timeout"):
+                sandbox.wait_for_port(8000, -1)
+
+    asyncio.run(main())
+
+
 def test_giving_up_a_wait_leaves_the_background_running(mark: str) -> None:
     async def main() -> None:
         async with Sandbox(timeout=60, network=False) as sandbox:

@@ -148,7 +148,7 @@ class ResourceExhaustedError(OpenbrainError, OSError):
 
 
 class ConnectionFailedError(OpenbrainError, ConnectionError):
-    """Nothing in the sandbox took a connection to one of its ports."""
+    """A port of a sandbox, or the one of this host that leads there, is refused or silent."""
 
     code = "connection_failed"
 

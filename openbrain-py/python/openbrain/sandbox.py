@@ -298,6 +298,18 @@ class Sandbox:
         request, given, args = parts(exec)
         return Background(await wait_async(self._open().start(request, given)), args)
 
+    def wait_for_port(self, port: int, timeout: float | timedelta) -> None:
+        """Waits until something in the sandbox listens on a TCP port, on 127.0.0.1 or ::1.
+
+        Raises:
+            WaitTimeoutError: The time is over.
+        """
+        wait(self._open().wait_for_port(port, seconds(timeout) or 0))
+
+    async def wait_for_port_async(self, port: int, timeout: float | timedelta) -> None:  # noqa: ASYNC109
+        """As `wait_for_port`."""
+        await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
+
     def renew(self, timeout: float | timedelta) -> None:
         """Lets the sandbox end in so much time from now, instead of when it would have."""
         wait(self._open().renew(seconds(timeout) or 0))
