@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     error::{Error, Result},
     exec::TerminalSize,
-    output::{BackendName, Denial, Resources, Status},
+    output::{BackendName, Denial, Resources, Start, Status},
     sandbox::Isolation,
     spec::Spec,
 };
@@ -128,6 +128,8 @@ pub struct Running {
     pub backend: BackendName,
     /// The sandbox's name, where sandboxes have one.
     pub sandbox_id: Option<String>,
+    /// Whether its sandbox was made for it or was ready; none where it has no sandbox of its own.
+    pub start: Option<Start>,
     /// What is enforced around it.
     pub isolation: Isolation,
     /// What the caller should know.
