@@ -177,10 +177,12 @@ impl Stock {
     fn put(&self, shape: &Shape, ready: Ready) {
         let surplus = self.shelves().put(shape, ready, Instant::now());
         surplus.into_iter().for_each(Ready::discard);
+        self.changed.send_replace(());
     }
 
     fn failed(&self, shape: &Shape, error: &Error) {
         self.shelves().failed(shape, error.to_string(), Instant::now());
+        self.changed.send_replace(());
     }
 
     /// Takes one that is as good as new.
@@ -208,5 +210,61 @@ impl Drop for Pool {
         }
         let left = self.stock.shelves().clear();
         left.into_iter().for_each(Ready::discard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use super::{Instant, Pool, SandboxSpec, Spec};
+    use crate::{
+        exec::{Command, Stdin},
+        output::Start,
+        sandbox::{Limits, Mount, MountMode},
+        spec::{InheritEnv, Place},
+    };
+
+    fn request(source: &Path) -> (SandboxSpec, Spec) {
+        let mounts = vec![Mount::new(source, "/workspace", MountMode::Ro)];
+        let sandbox = SandboxSpec { mounts, ..SandboxSpec::default() };
+        let spec = Spec {
+            place: Place::Embedded(sandbox.clone()),
+            command: Command::Argv(vec!["true".into()]),
+            shell: "/bin/sh".into(),
+            timeout: None,
+            workdir: None,
+            env: BTreeMap::new(),
+            inherit_env: InheritEnv::All,
+            stdin: Stdin::Null,
+            tty: None,
+            limits: Limits::default(),
+            warnings: Vec::new(),
+        };
+        (sandbox, spec)
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_cannot_be_filled_is_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        let (sandbox, spec) = request(&source);
+        let pool = Pool::new(1);
+        let shape = pool.shape(&sandbox, &spec.limits).unwrap();
+        pool.stock.shelves().want(&shape, Instant::now());
+        let mut changed = pool.stock.changed.subscribe();
+        pool.keep(&shape);
+        changed.wait_for(|()| pool.stock.shelves().trouble(&shape).is_some()).await.unwrap();
+        assert!(pool.fill(&sandbox, &spec.limits).await.is_err());
+
+        fs::create_dir(&source).unwrap();
+        let running = pool.spawn(&sandbox, &spec).await.unwrap();
+        assert_eq!(running.start, Some(Start::Cold));
+        let [warning] = &running.warnings[..] else { panic!("{:?}", running.warnings) };
+        assert!(warning.contains("`pool`") && warning.contains("source"), "{warning}");
+
+        pool.fill(&sandbox, &spec.limits).await.unwrap();
+        let running = pool.spawn(&sandbox, &spec).await.unwrap();
+        assert_eq!((running.start, &running.warnings[..]), (Some(Start::Warm), &[][..]));
     }
 }

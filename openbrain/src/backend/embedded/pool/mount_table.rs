@@ -8,7 +8,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The mounts of this process.
+/// The mounts that the sandboxes of this thread are made from.
 #[derive(Debug)]
 pub(super) struct MountTable {
     /// None where there is no `/proc`, and no sandbox either.
@@ -18,7 +18,7 @@ pub(super) struct MountTable {
 
 impl MountTable {
     pub(super) fn new() -> Self {
-        Self { file: File::open("/proc/self/mounts").ok(), version: AtomicU64::new(0) }
+        Self { file: File::open("/proc/thread-self/mounts").ok(), version: AtomicU64::new(0) }
     }
 
     /// A number that is another one when the mounts are others.

@@ -172,3 +172,105 @@ impl<S, T> Shelf<S, T> {
         oldest.into_iter().chain(again).chain([self.used + AGE])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{AGE, FIRST_DELAY, LONGEST_DELAY, MOST_READY, MOST_SHAPES, Next, Shelves};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Makes whatever is to be made at this moment; returns how many, and what went.
+    fn fill(shelves: &mut Shelves<char, u32>, now: Instant) -> (u32, Vec<u32>) {
+        let (mut made, mut gone) = (0, Vec::new());
+        loop {
+            let (next, old) = shelves.next(now);
+            gone.extend(old);
+            match next {
+                Next::Make(shape) => assert_eq!(shelves.put(&shape, made, now), None),
+                Next::Wait(until) => {
+                    assert!(until > now);
+                    return (made, gone);
+                }
+            }
+            made += 1;
+        }
+    }
+
+    #[test]
+    fn the_second_request_for_a_shape_has_some_made() {
+        let (mut shelves, now) = (Shelves::new(2), Instant::now());
+        shelves.ask(&'a', now);
+        assert_eq!(fill(&mut shelves, now).0, 0);
+        shelves.ask(&'a', now);
+        assert_eq!(fill(&mut shelves, now).0, 2);
+        assert_eq!([(); 3].map(|()| shelves.take(&'a')), [Some(0), Some(1), None]);
+        assert_eq!(shelves.take(&'b'), None);
+        assert_eq!(fill(&mut shelves, now).0, 2);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_any_more_is_given_back() {
+        let (mut shelves, now) = (Shelves::new(1), Instant::now());
+        assert_eq!(shelves.put(&'a', 7, now), Some(7));
+        shelves.want(&'a', now);
+        assert_eq!(shelves.put(&'a', 7, now), None);
+        assert_eq!(shelves.put(&'a', 8, now), Some(8));
+    }
+
+    #[test]
+    fn an_old_one_is_replaced_while_its_shape_is_in_use() {
+        let (mut shelves, start) = (Shelves::new(1), Instant::now());
+        shelves.want(&'a', start);
+        assert_eq!(fill(&mut shelves, start).0, 1);
+        assert_eq!(shelves.next(start + SECOND).0, Next::Wait(start + AGE));
+        shelves.ask(&'a', start + SECOND);
+        assert_eq!(fill(&mut shelves, start + AGE), (1, vec![0]));
+        assert_eq!(fill(&mut shelves, start + AGE + SECOND), (0, vec![0]));
+        shelves.ask(&'a', start + AGE + SECOND);
+        assert_eq!(fill(&mut shelves, start + AGE + SECOND).0, 0, "it was forgotten");
+    }
+
+    #[test]
+    fn shapes_that_were_asked_for_once_go_first() {
+        let (mut shelves, now) = (Shelves::new(1), Instant::now());
+        shelves.want(&'a', now);
+        assert_eq!(fill(&mut shelves, now).0, 1);
+        for once in ('b'..'z').take(3 * MOST_SHAPES) {
+            assert!(shelves.ask(&once, now).is_empty());
+        }
+        let others: Vec<char> = ('A'..'Z').take(MOST_SHAPES).collect();
+        let gone = others.iter().flat_map(|other| shelves.want(other, now));
+        assert_eq!(gone.collect::<Vec<_>>(), [0], "the one that was used longest ago");
+        assert_eq!(shelves.take(&'a'), None);
+    }
+
+    #[test]
+    fn all_shapes_together_have_a_limit() {
+        let (mut shelves, now) = (Shelves::new(MOST_READY - 1), Instant::now());
+        shelves.want(&'a', now);
+        shelves.want(&'b', now);
+        assert_eq!(fill(&mut shelves, now).0 as usize, MOST_READY);
+        assert!(!shelves.lacks(&'a'));
+        assert_eq!(shelves.clear().len(), MOST_READY);
+    }
+
+    #[test]
+    fn failures_are_told_and_tried_again_more_and_more_slowly() {
+        let (mut shelves, mut now) = (Shelves::<char, u32>::new(1), Instant::now());
+        let mut delay = FIRST_DELAY;
+        for _ in 0..10 {
+            shelves.want(&'a', now);
+            assert_eq!(shelves.next(now).0, Next::Make('a'));
+            shelves.failed(&'a', "no memory".into(), now);
+            assert_eq!(shelves.trouble(&'a'), Some("no memory"));
+            assert_eq!(shelves.next(now).0, Next::Wait(now + delay));
+            now += delay;
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+        assert_eq!(delay, LONGEST_DELAY);
+        assert_eq!(shelves.put(&'a', 1, now), None);
+        assert_eq!(shelves.trouble(&'a'), None);
+    }
+}
