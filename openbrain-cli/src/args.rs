@@ -466,7 +466,7 @@ pub(crate) fn language(text: &str) -> Result<String, String> {
     Err(format!("known languages are {}", known.join(", ")))
 }
 
-fn port(text: &str) -> Result<u16, String> {
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("a port is a number from 1 to 65535".into()),
         Ok(port) => Ok(port),

@@ -8,7 +8,7 @@ use std::{
 
 use openbrain::{
     Command, Surface,
-    audit::{self, End, Failure as Reason, Line, Record, Request, Status},
+    audit::{self, End, Failure as Reason, Line, Opens, Record, Request, Status},
     settings::AuditedExecs,
 };
 
@@ -166,7 +166,7 @@ fn row(entry: &Entry) -> [String; 7] {
         status,
         took.map_or_else(dash, |took| humantime::format_duration(took).to_string()),
         one_line(exec_id, 2 * NAME),
-        request.as_ref().map_or_else(dash, |request| one_line(&words(&request.command), COMMAND)),
+        request.as_ref().map_or_else(dash, |request| one_line(&wanted(request), COMMAND)),
     ]
 }
 
@@ -184,9 +184,11 @@ impl Outcome {
         let reason = end.error.as_ref().map(|error| format!(" {}", one_line(&error.code, NAME)));
         let status = match end.status {
             Status::Exited | Status::Signaled => end.status.as_str().to_owned(),
-            Status::TimedOut | Status::Cancelled | Status::NotStarted | Status::Lost => {
-                end.status.as_str().replace('_', " ")
-            }
+            Status::TimedOut
+            | Status::Cancelled
+            | Status::Kept
+            | Status::NotStarted
+            | Status::Lost => end.status.as_str().replace('_', " "),
         };
         let text = [Some(status), code, reason].into_iter().flatten().collect();
         (text, end.run.as_ref().map(|run| Duration::from_millis(run.duration_ms)))
@@ -197,6 +199,15 @@ fn who(request: &Request) -> String {
     let Request { surface, caller, .. } = request;
     let name = caller.as_ref().map(|name| format!(" {}", one_line(name, NAME)));
     format!("{}{}", surface.as_str(), name.unwrap_or_default())
+}
+
+/// What was asked for: a command, or a sandbox that stays open.
+fn wanted(request: &Request) -> String {
+    match (&request.command, &request.opens) {
+        (Some(command), _) => words(command),
+        (None, Some(Opens { name: Some(name), labels: _ })) => format!("(sandbox {name})"),
+        (None, _) => "(sandbox)".to_owned(),
+    }
 }
 
 /// A command as a person would write it.

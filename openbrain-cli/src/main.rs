@@ -13,6 +13,7 @@ mod exec;
 mod exit;
 mod failure;
 mod mcp;
+mod moment;
 mod program;
 mod rest;
 mod sandbox;

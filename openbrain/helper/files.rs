@@ -11,52 +11,62 @@ use core::{
 };
 
 use crate::{
-    AT_FDCWD, EACCES, EINTR, ENOENT, exit,
+    AT_FDCWD, EACCES, EINTR, ENOENT, connect, exit, notify,
     sys::number,
     syscall,
+    trees::{self, Names},
     wire::{self, Entry, work},
 };
 
-type Result<T = ()> = core::result::Result<T, isize>;
+pub type Result<T = ()> = core::result::Result<T, isize>;
 
-const CLOEXEC: usize = 0o2000000;
-const NONBLOCK: usize = 0o4000;
+pub const CLOEXEC: usize = 0o2000000;
+pub const NONBLOCK: usize = 0o4000;
 const WRITE_CREATE: usize = 0o101;
 const TRUNCATE: usize = 0o1000;
 const APPEND: usize = 0o2000;
 #[cfg(target_arch = "x86_64")]
-const DIRECTORY: usize = 0o200000;
+pub const DIRECTORY: usize = 0o200000;
 #[cfg(target_arch = "aarch64")]
-const DIRECTORY: usize = 0o40000;
+pub const DIRECTORY: usize = 0o40000;
 #[cfg(target_arch = "x86_64")]
-const NOFOLLOW: usize = 0o400000;
+pub const NOFOLLOW: usize = 0o400000;
 #[cfg(target_arch = "aarch64")]
-const NOFOLLOW: usize = 0o100000;
+pub const NOFOLLOW: usize = 0o100000;
 const REMOVE_DIRECTORY: usize = 0x200;
 
-const EIO: isize = -5;
-const EEXIST: isize = -17;
-const ENOTDIR: isize = -20;
-const EINVAL: isize = -22;
+pub const EIO: isize = -5;
+pub const EEXIST: isize = -17;
+pub const ENOTDIR: isize = -20;
+pub const EINVAL: isize = -22;
 const EISDIR: isize = -21;
-const ENAMETOOLONG: isize = -36;
+pub const ENAMETOOLONG: isize = -36;
 const ELOOP: isize = -40;
 
 /// Directories inside each other that are walked.
 const DEEPEST: usize = 256;
 /// Longer than any path that the kernel takes (`PATH_MAX`).
-const PATH_MAX: usize = 4096;
+pub const PATH_MAX: usize = 4096;
 const BUFFER: usize = 64 * 1024;
 
 /// A path in the making, with a NUL byte at its end.
-struct Path {
-    bytes: [u8; PATH_MAX],
-    length: usize,
+pub struct Path {
+    pub bytes: [u8; PATH_MAX],
+    pub length: usize,
+}
+
+/// What is known of a file and told to nobody.
+pub struct Detail {
+    /// How many names it has.
+    pub names: u32,
+    pub device: u64,
+    pub inode: u64,
+    pub bytes_on_disk: u64,
 }
 
 /// What a walk does with one entry of a directory: the directory, the name with its NUL, the path from
 /// where the walk began.
-type Visit<'a> = &'a mut dyn FnMut(i32, &[u8], &[u8]) -> Result;
+pub type Visit<'a> = &'a mut dyn FnMut(i32, &[u8], &[u8]) -> Result;
 
 static mut BYTES: [u8; BUFFER] = [0; BUFFER];
 static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
@@ -67,15 +77,16 @@ static mut USED: usize = 0;
 pub fn run(arguments: &[*const u8]) -> ! {
     let _ = write_all(2, work::FILES);
     let text = |index: usize| {
-        // SAFETY: arguments end with a NUL byte and stay where they are.
-        let text = |text: &*const u8| unsafe { CStr::from_ptr((*text).cast()) };
+        // SAFETY: arguments end with a NUL byte and stay where they are, in memory of this process
+        // alone.
+        let text = |text: &*const u8| unsafe { unescape((*text).cast_mut()) };
         arguments.get(index).map(text).unwrap_or_default()
     };
     let (path, other) = (text(1), text(2));
     let done = match text(0).to_bytes() {
-        work::READ => read(path),
-        work::WRITE => write(path, TRUNCATE),
-        work::APPEND => write(path, APPEND),
+        work::READ => read(path, other.to_bytes()),
+        work::WRITE => write(path, TRUNCATE, other.to_bytes()),
+        work::APPEND => write(path, APPEND, other.to_bytes()),
         work::STAT => stat(path),
         work::LIST => open_directory(AT_FDCWD, path).and_then(list),
         work::SEARCH => search(path, other.to_bytes()),
@@ -86,8 +97,11 @@ pub fn run(arguments: &[*const u8]) -> ! {
             let (from, to) = (path.as_ptr(), other.as_ptr());
             check(syscall!(number::RENAMEAT2, AT_FDCWD, from, AT_FDCWD, to, 0)).map(drop)
         }
-        work::PACK => pack(path),
-        work::UNPACK => unpack(path),
+        work::PACK => trees::pack(path),
+        work::UNPACK => trees::unpack(path),
+        work::CONNECT => connect::connect(path.to_bytes()),
+        work::WATCH => notify::watch(path),
+        work::WAIT_FOR_PORT => connect::wait_for_port(path.to_bytes()),
         _ => Err(EINVAL),
     };
     exit(match done.and_then(|()| flush()) {
@@ -98,25 +112,69 @@ pub fn run(arguments: &[*const u8]) -> ! {
     })
 }
 
-fn check(result: isize) -> Result<isize> {
+/// Turns `%` with two hexadecimal digits into the byte that it stands for, in place: an argument is
+/// text on its way, and a path need not be.
+///
+/// # Safety
+///
+/// The text must end with a NUL byte, and nobody else may have it.
+unsafe fn unescape<'a>(text: *mut u8) -> &'a CStr {
+    let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
+    let (mut from, mut to) = (0, 0);
+    // SAFETY: what is read ends with the NUL byte, and what is written is not longer.
+    unsafe {
+        loop {
+            let byte = text.add(from).read();
+            from += 1;
+            let byte = match byte {
+                b'%' if text.add(from).read() != 0 && text.add(from + 1).read() != 0 => {
+                    let value = digit(text.add(from).read()) << 4 | digit(text.add(from + 1).read());
+                    from += 2;
+                    value
+                }
+                byte => byte,
+            };
+            text.add(to).write(byte);
+            if byte == 0 {
+                return CStr::from_ptr(text.cast());
+            }
+            to += 1;
+        }
+    }
+}
+
+pub fn check(result: isize) -> Result<isize> {
     if result < 0 { Err(result) } else { Ok(result) }
 }
 
-fn read(path: &CStr) -> Result {
+fn read(path: &CStr, offset: &[u8]) -> Result {
     // A named pipe would wait for its writer.
     let flags = CLOEXEC | NONBLOCK;
     let fd = check(syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), flags, 0))? as i32;
-    match look(fd, c"")?.kind() {
-        Entry::FILE => copy_out(fd, &mut |bytes| put(bytes)),
+    match look(fd, c"")?.0.kind() {
+        Entry::FILE => {
+            let offset = integer(offset, 10)?.unwrap_or(0);
+            check(syscall!(number::LSEEK, fd, offset, 0))?;
+            copy_out(fd, &mut |bytes| put(bytes))
+        }
         Entry::DIRECTORY => Err(EISDIR),
         _ => Err(EINVAL),
     }
 }
 
+/// An argument that is a number, if there is one.
+fn integer(digits: &[u8], base: u32) -> Result<Option<usize>> {
+    if digits.is_empty() {
+        return Ok(None);
+    }
+    let text = core::str::from_utf8(digits).map_err(|_| EINVAL)?;
+    usize::from_str_radix(text, base).map(Some).map_err(|_| EINVAL)
+}
+
 /// Hands on the content of a file, piece by piece.
 fn copy_out(fd: i32, to: &mut dyn FnMut(&[u8]) -> Result) -> Result {
     loop {
-        let bytes = next_bytes(fd)?;
+        let bytes = next_bytes(fd, u64::MAX)?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -124,10 +182,11 @@ fn copy_out(fd: i32, to: &mut dyn FnMut(&[u8]) -> Result) -> Result {
     }
 }
 
-/// What a read gives; nothing at the end. Valid until the next read.
-fn next_bytes(fd: i32) -> Result<&'static [u8]> {
+/// What a read of at most so many bytes gives; nothing at the end. Valid until the next read.
+pub fn next_bytes(fd: i32, most: u64) -> Result<&'static [u8]> {
+    let most = most.min(BUFFER as u64);
     loop {
-        let length = syscall!(number::READ, fd, addr_of_mut!(BYTES), BUFFER);
+        let length = syscall!(number::READ, fd, addr_of_mut!(BYTES), most);
         if length != EINTR {
             // SAFETY: one thread, and nobody keeps the slice beyond the next read.
             let bytes: &'static [u8; BUFFER] = unsafe { &*addr_of!(BYTES) };
@@ -136,8 +195,10 @@ fn next_bytes(fd: i32) -> Result<&'static [u8]> {
     }
 }
 
-/// Writes standard input to a file whose directory is made if need be.
-fn write(path: &CStr, how: usize) -> Result {
+/// Writes standard input to a file whose directory is made if need be, and gives it these permissions,
+/// if any.
+fn write(path: &CStr, how: usize, mode: &[u8]) -> Result {
+    let mode = integer(mode, 8)?;
     let flags = WRITE_CREATE | how | CLOEXEC | NONBLOCK;
     let open = || syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), flags, 0o644);
     let mut fd = open();
@@ -147,13 +208,17 @@ fn write(path: &CStr, how: usize) -> Result {
         fd = open();
     }
     let fd = check(fd)? as i32;
-    if look(fd, c"")?.kind() != Entry::FILE {
+    if look(fd, c"")?.0.kind() != Entry::FILE {
         return Err(EINVAL);
     }
-    copy_out(0, &mut |bytes| write_all(fd, bytes))
+    copy_out(0, &mut |bytes| write_all(fd, bytes))?;
+    match mode {
+        Some(mode) => check(syscall!(number::FCHMOD, fd, mode)).map(drop),
+        None => Ok(()),
+    }
 }
 
-fn write_all(fd: i32, mut bytes: &[u8]) -> Result {
+pub fn write_all(fd: i32, mut bytes: &[u8]) -> Result {
     while !bytes.is_empty() {
         match syscall!(number::WRITE, fd, bytes.as_ptr(), bytes.len()) {
             EINTR => {}
@@ -164,7 +229,7 @@ fn write_all(fd: i32, mut bytes: &[u8]) -> Result {
 }
 
 /// Collects output.
-fn put(bytes: &[u8]) -> Result {
+pub fn put(bytes: &[u8]) -> Result {
     // SAFETY: one thread, and the references end with this function.
     let (output, used) = unsafe { (&mut *addr_of_mut!(OUTPUT), &mut *addr_of_mut!(USED)) };
     for part in bytes.chunks(BUFFER) {
@@ -178,14 +243,14 @@ fn put(bytes: &[u8]) -> Result {
     Ok(())
 }
 
-fn flush() -> Result {
+pub fn flush() -> Result {
     // SAFETY: as above.
     let (output, used) = unsafe { (&*addr_of!(OUTPUT), &mut *addr_of_mut!(USED)) };
     write_all(1, &output[..core::mem::take(used)])
 }
 
 /// Looks at a file without following a last link; an empty path is the directory's own descriptor.
-fn look(directory: i32, path: &CStr) -> Result<Entry> {
+pub fn look(directory: i32, path: &CStr) -> Result<(Entry, Detail)> {
     const EMPTY_PATH: usize = 0x1000;
     const NOFOLLOW: usize = 0x100;
     const BASIC: usize = 0x7ff;
@@ -194,7 +259,7 @@ fn look(directory: i32, path: &CStr) -> Result<Entry> {
     let to = found.as_mut_ptr();
     check(syscall!(number::STATX, directory, path.as_ptr(), flags, BASIC, to))?;
     // The places of `struct statx` (`statx(2)`), in words of eight bytes.
-    Ok(Entry {
+    let entry = Entry {
         mode: (found[3] >> 32) as u32 & 0xffff,
         uid: (found[2] >> 32) as u32,
         gid: found[3] as u32,
@@ -202,39 +267,57 @@ fn look(directory: i32, path: &CStr) -> Result<Entry> {
         mtime: found[14] as i64,
         mtime_ns: found[15] as u32,
         ..Entry::default()
-    })
+    };
+    let detail = Detail {
+        names: found[2] as u32,
+        inode: found[4],
+        bytes_on_disk: found[6] * 512,
+        device: found[17],
+    };
+    Ok((entry, detail))
 }
 
-/// Tells of a file: its entry, its path, and where a link leads.
-fn tell(directory: i32, name: &[u8], path: &[u8], has_content: bool) -> Result<Entry> {
+/// Tells of a file: its entry, its path, and where a link leads; with `names` also its first name
+/// where it has several, or else that its content follows.
+pub fn tell(
+    directory: i32,
+    name: &[u8],
+    path: &[u8],
+    names: Option<&mut Names>,
+) -> Result<Entry> {
     let name = CStr::from_bytes_with_nul(name).map_err(|_| EINVAL)?;
-    let mut entry = look(directory, name)?;
-    let mut link = [0u8; PATH_MAX];
+    let (mut entry, detail) = look(directory, name)?;
+    let mut buffer = [0u8; PATH_MAX];
+    let mut link: &[u8] = &[];
     if entry.kind() == Entry::LINK {
-        let to = link.as_mut_ptr();
+        let to = buffer.as_mut_ptr();
         let length = syscall!(number::READLINKAT, directory, name.as_ptr(), to, PATH_MAX);
-        entry.link = check(length)? as u32;
+        link = &buffer[..check(length)? as usize];
+    } else if let (Entry::FILE, Some(names)) = (entry.kind(), names) {
+        if detail.names > 1 {
+            link = names.known(detail.device, detail.inode, path).unwrap_or_default();
+        }
+        entry.has_content = u32::from(link.is_empty());
     }
-    entry.path = path.len() as u32;
-    entry.has_content = u32::from(has_content && entry.kind() == Entry::FILE);
+    (entry.path, entry.link) = (path.len() as u32, link.len() as u32);
     put(wire::bytes_of(&entry))?;
     put(path)?;
-    put(&link[..entry.link as usize])?;
+    put(link)?;
     Ok(entry)
 }
 
 fn stat(path: &CStr) -> Result {
-    tell(AT_FDCWD as i32, path.to_bytes_with_nul(), path.to_bytes(), false).map(drop)
+    tell(AT_FDCWD as i32, path.to_bytes_with_nul(), path.to_bytes(), None).map(drop)
 }
 
-fn open_directory(at: usize, path: &CStr) -> Result<i32> {
+pub fn open_directory(at: usize, path: &CStr) -> Result<i32> {
     let flags = DIRECTORY | CLOEXEC;
     Ok(check(syscall!(number::OPENAT, at, path.as_ptr(), flags, 0))? as i32)
 }
 
 fn list(directory: i32) -> Result {
     for_each(directory, &mut |name| {
-        ignore_missing(tell(directory, name, &name[..name.len() - 1], false).map(drop))
+        ignore_missing(tell(directory, name, &name[..name.len() - 1], None).map(drop))
     })
 }
 
@@ -270,13 +353,13 @@ fn for_each(directory: i32, with: &mut dyn FnMut(&[u8]) -> Result) -> Result {
 
 /// Whether a directory that may not be read is left out, or is a failure.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Closed {
+pub enum Closed {
     LeftOut,
     Failure,
 }
 
 /// Visits everything below a directory, a directory before its content; links are not followed.
-fn walk(directory: i32, path: &mut Path, depth: usize, closed: Closed, visit: Visit<'_>) -> Result {
+pub fn walk(directory: i32, path: &mut Path, depth: usize, closed: Closed, visit: Visit<'_>) -> Result {
     if depth == DEEPEST {
         return Err(ELOOP);
     }
@@ -305,7 +388,7 @@ fn search(path: &CStr, pattern: &[u8]) -> Result {
     let directory = open_directory(AT_FDCWD, path)?;
     walk(directory, &mut Path::empty(), 0, Closed::LeftOut, &mut |directory, name, path| {
         match matches(&name[..name.len() - 1], pattern) {
-            true => ignore_missing(tell(directory, name, path, false).map(drop)),
+            true => ignore_missing(tell(directory, name, path, None).map(drop)),
             false => Ok(()),
         }
     })
@@ -336,7 +419,7 @@ fn matches(name: &[u8], pattern: &[u8]) -> bool {
 }
 
 /// Makes a directory with those above it.
-fn make_all(path: &[u8]) -> Result {
+pub fn make_all(path: &[u8]) -> Result {
     let ends = (1..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]);
     for end in ends {
         let mut parent = Path::empty();
@@ -383,108 +466,17 @@ fn remove(at: usize, path: &CStr, with_content: bool, depth: usize) -> Result {
     check(syscall!(number::UNLINKAT, at, path.as_ptr(), REMOVE_DIRECTORY)).map(drop)
 }
 
-/// Tells of everything below a directory, the contents of files included: each in pieces with their
-/// length before them, the last of no length.
-fn pack(path: &CStr) -> Result {
-    let directory = open_directory(AT_FDCWD, path)?;
-    walk(directory, &mut Path::empty(), 0, Closed::Failure, &mut |directory, name, path| {
-        let entry = match tell(directory, name, path, true) {
-            Err(ENOENT) => return Ok(()),
-            told => told?,
-        };
-        if entry.has_content == 0 {
-            return Ok(());
-        }
-        let flags = NOFOLLOW | NONBLOCK | CLOEXEC;
-        let fd = check(syscall!(number::OPENAT, directory, name.as_ptr(), flags, 0))? as i32;
-        let copied = copy_out(fd, &mut |bytes| {
-            put(&(bytes.len() as u32).to_ne_bytes())?;
-            put(bytes)
-        });
-        syscall!(number::CLOSE, fd);
-        copied?;
-        put(&[0; 4])
-    })
-}
-
-/// Makes below a directory what standard input tells of, as [`pack`] does.
-fn unpack(path: &CStr) -> Result {
-    make_all(path.to_bytes())?;
-    let directory = open_directory(AT_FDCWD, path)?;
-    let mut header = [0u8; size_of::<Entry>()];
-    while take(&mut header)? {
-        let entry: Entry = wire::read(&header, 0).ok_or(EIO)?;
-        let (name, link) = (Path::take(entry.path)?, Path::take(entry.link)?);
-        unpack_one(directory, &entry, &name, &link)?;
-    }
-    Ok(())
-}
-
-fn unpack_one(directory: i32, entry: &Entry, name: &Path, link: &Path) -> Result {
-    let (path, mode) = (name.bytes.as_ptr(), entry.mode as usize & 0o777);
-    match entry.kind() {
-        Entry::DIRECTORY => {
-            let made = syscall!(number::MKDIRAT, directory, path, mode);
-            if made < 0 && made != EEXIST {
-                return Err(made);
-            }
-        }
-        Entry::LINK => {
-            syscall!(number::UNLINKAT, directory, path, 0);
-            check(syscall!(number::SYMLINKAT, link.bytes.as_ptr(), directory, path))?;
-        }
-        Entry::FILE => {
-            let flags = WRITE_CREATE | TRUNCATE | NOFOLLOW | NONBLOCK | CLOEXEC;
-            let fd = check(syscall!(number::OPENAT, directory, path, flags, 0o600))? as i32;
-            let mut length = [0u8; 4];
-            while take(&mut length)? && length != [0; 4] {
-                copy_in(fd, u32::from_ne_bytes(length) as usize)?;
-            }
-            check(syscall!(number::FCHMOD, fd, mode))?;
-            let times = [entry.mtime, entry.mtime_ns as i64, entry.mtime, entry.mtime_ns as i64];
-            syscall!(number::UTIMENSAT, fd, 0, times.as_ptr(), 0);
-            syscall!(number::CLOSE, fd);
-        }
-        _ => return Err(EINVAL),
-    }
-    Ok(())
-}
-
-/// Copies so many bytes of standard input to a file.
-fn copy_in(fd: i32, mut left: usize) -> Result {
-    let mut piece = [0u8; 4096];
-    while left > 0 {
-        let part = &mut piece[..left.min(4096)];
-        if !take(part)? {
-            return Err(EIO);
-        }
-        write_all(fd, part)?;
-        left -= part.len();
-    }
-    Ok(())
-}
-
-/// Fills a buffer from standard input; false when that is at its end before the first byte.
-fn take(buffer: &mut [u8]) -> Result<bool> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let rest = &mut buffer[filled..];
-        match syscall!(number::READ, 0, rest.as_mut_ptr(), rest.len()) {
-            EINTR => {}
-            0 if filled == 0 => return Ok(false),
-            0 => return Err(EIO),
-            length => filled += check(length)? as usize,
-        }
-    }
-    Ok(true)
-}
-
 impl Path {
-    fn empty() -> Self {
+    pub fn empty() -> Self {
         Self { bytes: [0; PATH_MAX], length: 0 }
     }
 
-    fn push(&mut self, name: &[u8]) -> Result {
+    /// As [`push`](Self::push), of a path; one of no length changes nothing.
+    pub fn push_all(&mut self, path: &[u8]) -> Result {
+        if path.is_empty() { Ok(()) } else { self.push(path) }
+    }
+
+    pub fn push(&mut self, name: &[u8]) -> Result {
         let slash = usize::from(self.length > 0);
         let end = self.length + slash + name.len();
         if end >= PATH_MAX {
@@ -495,16 +487,5 @@ impl Path {
         self.bytes[end] = 0;
         self.length = end;
         Ok(())
-    }
-
-    /// Takes a path of this length from standard input.
-    fn take(length: u32) -> Result<Self> {
-        let mut path = Self::empty();
-        let length = length as usize;
-        let bytes = path.bytes[..PATH_MAX - 1].get_mut(..length).ok_or(ENAMETOOLONG)?;
-        if length > 0 && !take(bytes)? {
-            return Err(EIO);
-        }
-        Ok(path)
     }
 }

@@ -20,12 +20,15 @@
 #![no_main]
 
 mod bridge;
+mod connect;
 mod execute;
 mod files;
 mod memory;
+mod notify;
 mod open;
 mod proc;
 mod sys;
+mod trees;
 mod watch;
 #[allow(dead_code, reason = "the library uses the rest")]
 mod wire;

@@ -48,6 +48,12 @@ pub mod number {
     pub const FCHMOD: usize = 91;
     pub const UTIMENSAT: usize = 280;
     pub const CLOSE_RANGE: usize = 436;
+    pub const INOTIFY_RM_WATCH: usize = 255;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SHUTDOWN: usize = 48;
+    pub const LINKAT: usize = 265;
+    pub const FTRUNCATE: usize = 77;
 }
 
 /// The system calls that the helper makes on its own account.
@@ -96,6 +102,12 @@ pub mod number {
     pub const FCHMOD: usize = 52;
     pub const UTIMENSAT: usize = 88;
     pub const CLOSE_RANGE: usize = 436;
+    pub const INOTIFY_RM_WATCH: usize = 28;
+    pub const SOCKET: usize = 198;
+    pub const CONNECT: usize = 203;
+    pub const SHUTDOWN: usize = 210;
+    pub const LINKAT: usize = 37;
+    pub const FTRUNCATE: usize = 46;
 }
 
 /// Makes a system call; the result is negative for an error, as the kernel gives it.

@@ -341,10 +341,10 @@ pub struct Entry {
     pub mtime: i64,
     /// How long the path is.
     pub path: u32,
-    /// How long the text of a link is.
+    /// How long the text of a link is; or of the path of a file of which this is one more name.
     pub link: u32,
     /// Whether the content follows: pieces with their length before them (four bytes), the last of
-    /// length 0.
+    /// length 0. With [`work::HOLE`] it is the length of a hole, of which nothing follows.
     pub has_content: u32,
     pub padding: u32,
 }
@@ -360,15 +360,43 @@ impl Entry {
     }
 }
 
-/// What the helper can do with files: its second argument, after [`work::FILES`].
+/// Something that happened below a directory that is watched: followed by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Change {
+    /// One of [`change`].
+    pub kind: u32,
+    pub is_directory: u32,
+    /// How long the path is, from the directory that is watched.
+    pub path: u32,
+    pub padding: u32,
+}
+
+/// The kinds of [`Change`].
+pub mod change {
+    /// Everything is watched from now on.
+    pub const READY: u32 = 0;
+    pub const CREATED: u32 = 1;
+    pub const MODIFIED: u32 = 2;
+    pub const REMOVED: u32 = 3;
+    pub const ATTRIBUTES: u32 = 4;
+    /// More happened than could be told.
+    pub const LOST: u32 = 5;
+}
+
+/// What the helper can do with files: its second argument, after [`work::FILES`]. What follows are
+/// paths, in which `%` and two hexadecimal digits stand for a byte.
 pub mod work {
+    /// In the length of a piece: it is a hole.
+    pub const HOLE: u32 = 1 << 31;
     /// The first argument.
     pub const FILES: &[u8] = b"files";
-    /// `(path)`: the content.
+    /// `(path, offset)`: the content from a byte on, in decimal digits; the first if left out.
     pub const READ: &[u8] = b"read";
-    /// `(path)`: replaces the content by standard input.
+    /// `(path, mode)`: replaces the content by standard input, and sets the permissions if they are
+    /// given, in octal digits.
     pub const WRITE: &[u8] = b"write";
-    /// `(path)`: adds standard input to the content.
+    /// `(path, mode)`: adds standard input to the content, as above.
     pub const APPEND: &[u8] = b"append";
     /// `(path)`: an entry; a link is not followed.
     pub const STAT: &[u8] = b"stat";
@@ -388,6 +416,13 @@ pub mod work {
     pub const PACK: &[u8] = b"pack";
     /// `(directory)`: makes what standard input tells of.
     pub const UNPACK: &[u8] = b"unpack";
+    /// `(port)`: a piece of no length once there is a connection; then standard input goes there, and
+    /// what comes back is told in pieces, the last of no length.
+    pub const CONNECT: &[u8] = b"connect";
+    /// `(directory)`: a [`Change`](super::Change) for whatever happens below.
+    pub const WATCH: &[u8] = b"watch";
+    /// `(port)`: ends once there is a connection.
+    pub const WAIT_FOR_PORT: &[u8] = b"wait-for-port";
 }
 
 /// Whether the frame of a plan can be trusted: every part inside it, aligned, every register and
@@ -459,6 +494,8 @@ unsafe impl Plain for Order {}
 unsafe impl Plain for Start {}
 // SAFETY: as above.
 unsafe impl Plain for Entry {}
+// SAFETY: as above.
+unsafe impl Plain for Change {}
 // SAFETY: as above.
 unsafe impl Plain for Report {}
 // SAFETY: as above.

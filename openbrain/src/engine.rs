@@ -3,9 +3,9 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use crate::{
-    audit::Log,
+    audit::{self, Log, Tenancy},
     backend::{
-        Backend, BoxFuture, Session,
+        Backend, BoxFuture, Session, SessionEnd,
         direct::Direct,
         embedded::{self, Embedded},
         helper,
@@ -17,7 +17,7 @@ use crate::{
     new_sandbox::NewSandbox,
     output::Output,
     process::{Observer, Process, new_exec_id},
-    session::{Runner, Sandbox},
+    session::{Runner, Sandbox, Witness},
     settings::{self, AuditSettings, Settings},
     share::{self, Entry, Joined, Shared, SharedSandbox},
     spec::{Place, ServerSpec, SessionSpec, Spec},
@@ -149,7 +149,7 @@ impl Engine {
     /// which environment, plays no part.
     ///
     /// Otherwise the second such command begins to fill the pool. Does nothing for what has no pool:
-    /// direct commands, servers, overlay mounts.
+    /// direct commands, servers, overlay mounts, images.
     ///
     /// # Errors
     ///
@@ -188,20 +188,57 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// An [`Error`] says why the sandbox could not be made: nothing of it is left then.
+    /// An [`Error`] says why the sandbox could not be made: nothing of it is left then. Nothing is made
+    /// either when it is to be in the audit log and cannot be.
     pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
-        let spec = self.settings.resolve_sandbox(new, &self.caller)?;
         if self.backend.is_some() {
             return Err(Error::unavailable(
                 "a backend of your own has no sandboxes that stay open",
             ));
         }
-        let session = match &spec.place {
-            Place::Embedded(_) => embedded::open(&spec).await?,
-            Place::Opensandbox(..) => opensandbox::open(&spec).await?,
-            Place::Direct => return Err(Error::invalid("a sandbox cannot be the host")),
+        let recorded = self.settings.audit.execs.include(&self.caller);
+        let asked = recorded.then(|| self.log.asked_to_open(&new_exec_id(), &self.caller, &new));
+        let spec = match self.settings.resolve_sandbox(new, &self.caller) {
+            Ok(spec) => spec,
+            Err(error) => {
+                asked.map(|asked| asked.refused(&error)).transpose()?;
+                return Err(error);
+            }
         };
-        Ok(Sandbox::new(session, spec, Arc::new(self.clone())))
+        let entry = asked.map(|asked| asked.open(&spec)).transpose()?;
+        match open(&spec).await {
+            Ok(session) => {
+                let witness = entry.map(|entry| witness(entry, session.as_ref()));
+                Ok(Sandbox::new(session, spec, Arc::new(self.clone()), witness))
+            }
+            Err(error) => {
+                if let Some(entry) = entry {
+                    entry.not_started(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Writes the end of a sandbox whose start is on record.
+fn witness(entry: audit::Entry, session: &dyn Session) -> Witness {
+    let tenancy = Tenancy::new(entry, session.id(), session.isolation(), session.warnings());
+    Box::new(|end| {
+        tenancy.ended(match end {
+            Some(SessionEnd::Expired) => audit::Status::TimedOut,
+            Some(SessionEnd::Killed) => audit::Status::Cancelled,
+            Some(SessionEnd::Died) => audit::Status::Lost,
+            None => audit::Status::Kept,
+        });
+    })
+}
+
+async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
+    match &spec.place {
+        Place::Embedded(_) => embedded::open(spec).await,
+        Place::Opensandbox(..) => opensandbox::open(spec).await,
+        Place::Direct => Err(Error::invalid("a sandbox cannot be the host")),
     }
 }
 
@@ -273,6 +310,10 @@ impl Runner for Engine {
         };
         let inside = Arc::clone(session);
         Box::pin(self.spawn_on(exec, resolve, |_| inside))
+    }
+
+    fn check_life(&self, time: Duration) -> Result<()> {
+        self.settings.check_life(time, &self.caller)
     }
 }
 

@@ -39,6 +39,9 @@ pub enum ErrorKind {
     SandboxLost,
     /// A file of a sandbox is missing, in the way or not permitted; [`Error::io_kind`] says which.
     FileFailed,
+    /// A port of a sandbox, or the one of this host that is to lead there, is refused or silent;
+    /// [`Error::io_kind`] says which.
+    ConnectionFailed,
     /// What was waited for did not come; [`Error::io_kind`] says whether the time was over.
     WaitFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
@@ -48,7 +51,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::InvalidRequest,
         Self::InvalidSettings,
         Self::PolicyDenied,
@@ -57,6 +60,7 @@ impl ErrorKind {
         Self::SandboxUnavailable,
         Self::SandboxLost,
         Self::FileFailed,
+        Self::ConnectionFailed,
         Self::WaitFailed,
         Self::ResourceExhausted,
         Self::Internal,
@@ -78,6 +82,7 @@ impl ErrorKind {
             Self::SandboxUnavailable => "sandbox_unavailable",
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
+            Self::ConnectionFailed => "connection_failed",
             Self::WaitFailed => "wait_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",

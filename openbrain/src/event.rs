@@ -66,15 +66,17 @@ pub enum Data {
     DataBase64(String),
 }
 
-impl Data {
-    /// These bytes, as text where they are.
-    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+impl From<Vec<u8>> for Data {
+    /// Text where it is one, else base64.
+    fn from(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
             Ok(text) => Self::Data(text),
             Err(error) => Self::DataBase64(BASE64.encode(error.as_bytes())),
         }
     }
+}
 
+impl Data {
     /// The bytes themselves. What is not base64, which no recorder writes, has none.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
@@ -122,11 +124,7 @@ fn flush(held: &mut Vec<u8>) -> Option<Data> {
 }
 
 fn encode(bytes: Vec<u8>) -> Option<Data> {
-    match String::from_utf8(bytes) {
-        Ok(text) if text.is_empty() => None,
-        Ok(text) => Some(Data::Data(text)),
-        Err(error) => Some(Data::DataBase64(BASE64.encode(error.as_bytes()))),
-    }
+    (!bytes.is_empty()).then(|| bytes.into())
 }
 
 /// How many bytes at the end may be the start of a character that is not complete yet.

@@ -144,6 +144,13 @@ pub struct TerminalSize {
     pub cols: u16,
 }
 
+impl<T: Into<String>> From<T> for Exec {
+    /// As [`Exec::new`].
+    fn from(script: T) -> Self {
+        Self::new(script)
+    }
+}
+
 impl Exec {
     /// A command for the shell: one string is a script for `/bin/sh`.
     pub fn new(script: impl Into<String>) -> Self {

@@ -67,7 +67,7 @@ mod engine;
 mod server;
 
 #[doc(inline)]
-pub use self::backend::opensandbox;
+pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
     caller::{Caller, Surface},
     check::{Check, CheckStatus},
@@ -87,8 +87,9 @@ pub use self::{
     script::languages,
     secret::Secret,
     session::{
-        Background, BackgroundCommand, FileEntry, FileKind, Files, LogOffsets, LogPart, Logs,
-        Sandbox, Transfer,
+        Background, BackgroundCommand, Connection, FileChange, FileChangeKind, FileEntry, FileKind,
+        FileReader, FileWatch, FileWriter, Files, Forward, Found, LogOffsets, LogPart, Logs,
+        Sandbox, Shell, TarStream, Transfer, WriteOptions,
     },
     settings::Settings,
     share::{Joined, Shared, SharedSandbox},

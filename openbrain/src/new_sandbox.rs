@@ -12,6 +12,9 @@ use crate::{
     units::serde_seconds,
 };
 
+/// How many labels a sandbox may have.
+const MOST_LABELS: usize = 64;
+
 /// A sandbox that stays open, and what everything in it is given.
 ///
 /// Made by [`Sandbox::builder`](crate::Sandbox::builder). Everything that is left out is decided by
@@ -39,10 +42,14 @@ pub struct NewSandbox {
     /// the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Directory of this host with an unpacked image, whose system the sandbox has in place of that of
+    /// this host; on an OpenSandbox server there is none. Nothing is ever written to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<PathBuf>,
     /// A name for people: up to 63 letters, digits, `-`, `_` and `.`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels, each part as a name is.
+    /// Up to 64 labels, each part as a name is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Seconds until the sandbox ends with everything in it, or a text such as `10m`. Absent:
@@ -84,6 +91,29 @@ impl NewSandbox {
     /// Takes this image instead of that of the settings.
     pub fn image(mut self, image: impl Into<String>) -> Self {
         self.image = Some(image.into());
+        self
+    }
+
+    /// Takes the system of the sandbox from a directory of this host with an unpacked image, as
+    /// `debootstrap` and `docker export` make them, in place of the system of this host.
+    ///
+    /// Its top directories are seen under a layer that is thrown away; nothing is ever written to it.
+    /// What every sandbox has of its own lies above them: `/dev`, `/proc`, `/run`, `/tmp`, `/var/tmp`,
+    /// `/home/sandbox` and `/workspace`, and of `/etc` the user, `hosts`, `hostname` and
+    /// `resolv.conf`. The walls are the same.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// use openbrain::{Exec, Sandbox};
+    ///
+    /// let sandbox = Sandbox::builder().rootfs("/srv/images/bookworm").create().await?;
+    /// sandbox.run(Exec::new("cat /etc/os-release")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "image_directory")]
+    pub fn rootfs(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.rootfs = Some(directory.into());
         self
     }
 
@@ -181,6 +211,9 @@ impl NewSandbox {
 
     /// Refuses names that not every place to run can keep.
     pub(crate) fn check_names(&self) -> Result<()> {
+        if self.labels.len() > MOST_LABELS {
+            return Err(Error::invalid(format!("a sandbox has at most {MOST_LABELS} labels")));
+        }
         let pairs = self.labels.iter().flat_map(|(name, value)| [name, value]);
         for text in self.name.iter().chain(pairs) {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -115,6 +115,9 @@ pub struct SandboxSpec {
     pub allowed_hosts: Vec<String>,
     /// How the host's system directories appear.
     pub system: System,
+    /// Directory of the host with an unpacked image, in place of the host's system directories.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<PathBuf>,
 }
 
 /// The OpenSandbox server of a sandbox, and how it is spoken to.

@@ -10,11 +10,15 @@ use serde_json::Value;
 
 use super::failure::Failure;
 
-/// What `exec_command` is told: the request of the library, and how long to wait.
+/// What `exec_command` is told: the request of the library, in which sandbox, and how long to wait.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct ExecCommand {
     #[serde(flatten)]
     pub(super) exec: Exec,
+    /// The `sandbox_id` that create_sandbox returned: run in that sandbox, which keeps its files and
+    /// processes. What belongs to the sandbox (mounts, network, memory) was decided there.
+    #[serde(default)]
+    pub(super) sandbox_id: Option<String>,
     /// Return the handle at once and let the command run on.
     #[serde(default)]
     pub(super) background: bool,
@@ -63,6 +67,59 @@ pub(super) struct ExecKill {
     /// and everything that it started.
     #[serde(default)]
     pub(super) signal: Option<SignalName>,
+}
+
+/// What `end_sandbox` is told.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(super) struct EndSandbox {
+    /// The `sandbox_id` that create_sandbox returned.
+    pub(super) sandbox_id: String,
+}
+
+/// What `read_file` is told.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(super) struct ReadFile {
+    /// The `sandbox_id` that create_sandbox returned.
+    pub(super) sandbox_id: String,
+    /// The file; a relative path starts in the sandbox's working directory.
+    pub(super) path: String,
+    /// The first byte to return; `next_offset` of the answer is the one after the last.
+    #[serde(default)]
+    pub(super) offset: Option<u64>,
+    /// The most bytes to return.
+    #[serde(default)]
+    pub(super) max_bytes: Option<u64>,
+}
+
+/// What `write_file` is told.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(super) struct WriteFile {
+    /// The `sandbox_id` that create_sandbox returned.
+    pub(super) sandbox_id: String,
+    /// The file; a relative path starts in the sandbox's working directory.
+    pub(super) path: String,
+    /// The text to write.
+    pub(super) content: String,
+    /// Whether the text is added to the file, instead of taking its place.
+    #[serde(default)]
+    pub(super) append: bool,
+    /// Whether the file is made executable (0755).
+    #[serde(default)]
+    pub(super) executable: bool,
+}
+
+/// What `list_files` is told.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(super) struct ListFiles {
+    /// The `sandbox_id` that create_sandbox returned.
+    pub(super) sandbox_id: String,
+    /// The directory. Absent: the sandbox's working directory.
+    #[serde(default)]
+    pub(super) path: Option<String>,
+    /// Instead of the directory's own entries, everything below it whose name matches: `*` is any
+    /// text, `?` one byte.
+    #[serde(default)]
+    pub(super) pattern: Option<String>,
 }
 
 /// An output stream.

@@ -17,7 +17,7 @@ use super::{
     standing::standing,
     tools::EXEC_COMMAND,
 };
-use crate::service::{Kept, Refusal};
+use crate::service::{Kept, OpenSandbox, Refusal};
 
 /// How long a command whose input is open is waited for: it waits itself.
 const WITH_INPUT: Duration = Duration::from_secs(1);
@@ -56,7 +56,8 @@ impl Server {
     async fn run(&self, params: CallToolRequestParams, call: &Call) -> Result<Answer, Stop> {
         let schema = self.input_schema(EXEC_COMMAND);
         let arguments: ExecCommand = parse(schema, params.arguments.clone())?;
-        let ExecCommand { exec, background, yield_seconds } = arguments;
+        let ExecCommand { exec, sandbox_id, background, yield_seconds } = arguments;
+        let within = sandbox_id.map(|id| self.find_sandbox(&id)).transpose()?;
         let most = self.service().settings().server.yield_after;
         let usual = if exec.stdin == Stdin::Pipe { WITH_INPUT.min(most) } else { most };
         let patience = match yield_seconds {
@@ -65,10 +66,13 @@ impl Server {
             None => usual,
         };
         let caller = call.caller();
-        self.agree(&params, &exec, &caller, call).await?;
+        // What runs in a sandbox needs no agreement, and what is already open is one.
+        if within.is_none() {
+            self.agree(&params, &exec, &caller, call).await?;
+        }
         let until = Instant::now() + patience;
         // A place to run is waited for even by those who do not wait for the command.
-        let kept = self.start(exec, caller, Instant::now() + most, call).await?;
+        let kept = self.start(exec, caller, within, Instant::now() + most, call).await?;
         Ok(follow(&kept, until, call).await?)
     }
 
@@ -77,11 +81,14 @@ impl Server {
         &self,
         exec: Exec,
         caller: Caller,
+        within: Option<Arc<OpenSandbox>>,
         until: Instant,
         call: &Call,
     ) -> Result<Arc<Kept>, Failure> {
         let kept = tokio::select! {
-            kept = self.service().keep(exec, caller) => kept.map_err(|refusal| refused(&refusal))?,
+            kept = self.service().keep(exec, caller, within.as_deref()) => {
+                kept.map_err(|refusal| refused(&refusal))?
+            }
             () = call.abandoned() => return Err(given_up()),
             () = sleep_until(until) => {
                 return Err(Failure::exhausted("the command could not be started in time")
@@ -196,7 +203,7 @@ fn directory() -> String {
     here.as_deref().map_or("unknown".into(), |path: &Path| path.display().to_string())
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+pub(super) fn refused(refusal: &Refusal) -> Failure {
     match refusal {
         Refusal::Library(error) => Failure::from(error),
         Refusal::Busy { retry_after } => {
@@ -205,12 +212,16 @@ fn refused(refusal: &Refusal) -> Failure {
                 "try again in {seconds} s; the keys are `server.max_execs` and `server.max_queue`"
             ))
         }
+        Refusal::TooManySandboxes => {
+            Failure::exhausted("as many sandboxes are open as the settings allow")
+                .with_remedy("end one with end_sandbox; the key is `server.max_sandboxes`")
+        }
         Refusal::Closing => Failure::exhausted("the server is about to end"),
     }
 }
 
 /// Nobody reads this: the call was cancelled, or the client is gone.
-fn given_up() -> Failure {
+pub(super) fn given_up() -> Failure {
     Failure::exhausted("the call was cancelled")
 }
 

@@ -77,15 +77,18 @@ async fn look(settings: &Settings) -> String {
     }
 }
 
+/// How commands find what others left.
+const STAYS: &str = " For commands that build on each other, create_sandbox opens one that stays.";
+
 /// What of a sandbox's files stays.
 fn files(settings: &Settings) -> String {
     match &settings.security.sandbox.workspace_mount {
         Some(path) => format!(
             " `/workspace` in it is the directory `{}` of the machine, and stays; everything else is \
-             gone when the command ends.",
+             gone when the command ends.{STAYS}",
             path.display()
         ),
-        None => " Its files are gone when the command ends.".into(),
+        None => format!(" Its files are gone when the command ends.{STAYS}"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The MCP server: one tool that runs a command, and three for commands that take long.
+//! The MCP server: one tool that runs a command, three for commands that take long, and five for
+//! sandboxes that stay open and their files.
 
 mod approval;
 mod arguments;
@@ -10,6 +11,9 @@ pub(crate) mod http;
 mod instructions;
 mod lines;
 mod report;
+mod sandbox_report;
+mod sandbox_tools;
+mod sandboxes;
 mod server;
 mod session;
 mod standing;

@@ -180,6 +180,13 @@ pub(super) struct Answer {
     is_error: bool,
 }
 
+impl Walls {
+    pub(super) fn of(isolation: &Isolation) -> Self {
+        let Isolation { level, filesystem, network, .. } = isolation;
+        Self { level: *level, filesystem: filesystem.clone(), network: network.clone() }
+    }
+}
+
 impl Standing<'_> {
     /// The command with the beginning and the end of both of its streams.
     pub(super) fn answer(&self) -> Answer {
@@ -249,9 +256,6 @@ impl Standing<'_> {
     /// Everything but what the command wrote.
     fn report(&self) -> Report {
         let output = self.output;
-        let Isolation { level, filesystem, network, .. } = self.isolation;
-        let walls =
-            Walls { level: *level, filesystem: filesystem.clone(), network: network.clone() };
         Report {
             status: output.map_or(State::Running, |output| State::from(output.status)),
             exec_id: Some(self.exec_id.into()),
@@ -263,7 +267,7 @@ impl Standing<'_> {
             duration_ms: Some(self.duration().as_millis() as u64),
             started_at: Some(humantime::format_rfc3339_millis(self.started_at).to_string()),
             backend: Some(self.backend),
-            isolation: Some(walls),
+            isolation: Some(Walls::of(self.isolation)),
             denials: output.map(|output| denials(&output.denials)).unwrap_or_default(),
             warnings: output.map(warnings).unwrap_or_default(),
             ..Report::default()

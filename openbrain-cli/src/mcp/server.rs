@@ -24,6 +24,7 @@ use super::{
     failure::Failure,
     instructions,
     report::Answer,
+    sandbox_report::SandboxAnswer,
     session::{Session, Sessions},
     tools::{self, EXEC_COMMAND, EXEC_INPUT, EXEC_KILL, EXEC_OUTPUT},
 };
@@ -166,6 +167,9 @@ impl ServerHandler for Server {
             EXEC_INPUT => self.exec_input(arguments, &call).await,
             EXEC_KILL => self.exec_kill(arguments).await,
             name => {
+                if let Some(answer) = self.sandbox_tool(name, arguments, &call).await {
+                    return Ok(SandboxAnswer::result(answer).into());
+                }
                 let message = format!("there is no tool `{name}`");
                 return Err(ErrorData::invalid_params(message, None));
             }

@@ -1,5 +1,5 @@
-//! What belongs to one client for as long as it is connected: its commands, and what a person
-//! allowed it for good.
+//! What belongs to one client for as long as it is connected: its commands and sandboxes, and what a
+//! person allowed it for good.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::Kept;
+use crate::service::{Kept, OpenSandbox};
 
 /// Commands that a person allows for the rest of a session; more are asked for each time.
 const MOST_ALLOWED: usize = 256;
@@ -21,6 +21,7 @@ const MOST_ALLOWED: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Session {
     commands: Mutex<Vec<Weak<Kept>>>,
+    sandboxes: Mutex<Vec<Weak<OpenSandbox>>>,
     allowed: Mutex<HashSet<String>>,
     /// How often the client came back for the rest of a stream of events that it had lost.
     resumed: AtomicU64,
@@ -49,16 +50,34 @@ impl Session {
         }
     }
 
-    /// Ends every command of the client.
+    /// The sandbox ends with the session, unless it has ended before.
+    pub(super) fn own_sandbox(&self, open: &Arc<OpenSandbox>) {
+        let mut sandboxes = lock(&self.sandboxes);
+        sandboxes.retain(|open| open.strong_count() > 0);
+        sandboxes.push(Arc::downgrade(open));
+        drop(sandboxes);
+        // The client may have left while the sandbox was being created.
+        if self.gone.is_cancelled() {
+            open.end();
+        }
+    }
+
+    /// Ends every command and every sandbox of the client.
     pub(super) fn end(&self) {
         self.gone.cancel();
         self.running().iter().for_each(|kept| kept.cancel());
+        self.open().iter().for_each(|open| open.end());
     }
 
-    /// Waits until every command of the client has ended.
+    /// Waits until every command and every sandbox of the client has ended.
     pub(super) async fn ended(&self) {
-        let running = self.running();
+        let (running, open) = (self.running(), self.open());
         join_all(running.iter().map(|kept| kept.ended())).await;
+        join_all(open.iter().map(|open| open.ended())).await;
+    }
+
+    fn open(&self) -> Vec<Arc<OpenSandbox>> {
+        lock(&self.sandboxes).iter().filter_map(Weak::upgrade).collect()
     }
 
     fn running(&self) -> Vec<Arc<Kept>> {

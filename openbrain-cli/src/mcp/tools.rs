@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{
     arguments::{ExecCommand, ExecInput, ExecKill, ExecOutput},
     report::Report,
+    sandbox_tools,
 };
 
 pub(super) const EXEC_COMMAND: &str = "exec_command";
@@ -65,7 +66,8 @@ pub(super) fn list(settings: &Settings) -> Vec<Tool> {
         ),
     ]
     .into_iter()
-    .map(|tool| tool.with_raw_output_schema(Arc::new(output_schema())))
+    .map(|tool| tool.with_raw_output_schema(Arc::new(output_schema::<Report>())))
+    .chain(sandbox_tools::list(settings))
     .collect()
 }
 
@@ -81,8 +83,13 @@ fn running(settings: &Settings) -> ToolAnnotations {
 fn is_closed(settings: &Settings) -> bool {
     let sandbox = &settings.security.sandbox;
     let offline = sandbox.network.block_egress || !sandbox.network.allow_egress;
-    let mounts = sandbox.workspace_mount.is_some() || !settings.server.allowed_mounts.is_empty();
-    !settings.security.allow_direct && offline && !mounts
+    !settings.security.allow_direct && offline && !has_mounts(settings)
+}
+
+/// Whether a sandbox may have a directory of the host.
+pub(super) fn has_mounts(settings: &Settings) -> bool {
+    let sandbox = &settings.security.sandbox;
+    sandbox.workspace_mount.is_some() || !settings.server.allowed_mounts.is_empty()
 }
 
 fn exec_command(settings: &Settings) -> String {
@@ -154,7 +161,7 @@ fn stdin_schema() -> Value {
     })
 }
 
-fn property<'a>(schema: &'a mut JsonObject, name: &str) -> Option<&'a mut Value> {
+pub(super) fn property<'a>(schema: &'a mut JsonObject, name: &str) -> Option<&'a mut Value> {
     schema.get_mut("properties")?.get_mut(name)
 }
 
@@ -178,8 +185,9 @@ pub(super) fn input_schema<T: JsonSchema>() -> JsonObject {
     schema
 }
 
-fn output_schema() -> JsonObject {
-    schema::<Report>(Contract::Serialize)
+/// The schema of structured content.
+pub(super) fn output_schema<T: JsonSchema>() -> JsonObject {
+    schema::<T>(Contract::Serialize)
 }
 
 /// The schema of a type in one piece, as it is read or as it is written.

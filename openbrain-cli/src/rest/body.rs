@@ -91,7 +91,7 @@ impl Reader {
 }
 
 /// The next bytes of a body. One that sends nothing, or nothing but empty pieces, has had its time.
-async fn next(body: &mut Body) -> Result<Option<Bytes>> {
+pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>> {
     let piece = async {
         loop {
             match body.frame().await {
@@ -115,7 +115,8 @@ fn too_slow(limit: Duration) -> Problem {
     Problem::new(Code::RequestTimeout, format!("the body did not go on for {seconds} seconds"))
 }
 
-fn check_encoding(headers: &HeaderMap) -> Result<()> {
+/// Refuses a body that would have to be decoded first.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<()> {
     let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
         return Ok(());

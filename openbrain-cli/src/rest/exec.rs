@@ -5,12 +5,13 @@ use axum::{
     response::Response,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
-use openbrain::{Exec, Stdin};
+use openbrain::{Caller, Exec, Stdin};
 
 use super::{
     accept::{self, Wanted},
     idempotency,
     problem::{Problem, Result},
+    sandboxes::Within,
     state::{App, Asker},
     stream::{self, Source, Writing},
     view::json,
@@ -19,11 +20,21 @@ use super::{
 /// Tells a client the name of its command before there is a result.
 pub(super) const EXEC_ID: HeaderName = HeaderName::from_static("openbrain-exec-id");
 
-/// Runs a command and answers with its result, or with what happens as it happens. When the client
-/// goes away the server drops the future or the body, and the command is killed.
+/// Runs a command where the settings say.
 pub(super) async fn run(
     State(app): State<App>,
     Asker(caller): Asker,
+    request: Request,
+) -> Result<Response> {
+    answer(app, caller, None, request).await
+}
+
+/// Runs a command and answers with its result, or with what happens as it happens. When the client
+/// goes away the server drops the future or the body, and the command is killed.
+pub(super) async fn answer(
+    app: App,
+    caller: Caller,
+    within: Within,
     request: Request,
 ) -> Result<Response> {
     let wanted = accept::wanted(request.headers(), Wanted::Json);
@@ -33,7 +44,7 @@ pub(super) async fn run(
     }
     let (exec, body) = app.exec(request).await?;
     check(&exec)?;
-    let attached = app.service.attach(exec, caller).await?;
+    let attached = app.service.attach(exec, caller, within.as_deref()).await?;
     drop(body);
     let exec_id = attached.exec_id().to_owned();
     let mut response = match wanted {

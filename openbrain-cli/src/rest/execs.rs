@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use openbrain::Caller;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use super::{
     exec::EXEC_ID,
     idempotency,
     problem::{Problem, Result},
+    sandboxes::Within,
     state::{App, Asker, Named, Query},
     stream::{self, Source, Writing},
     view::{ExecView, List, Summary, json},
@@ -70,18 +72,28 @@ pub(super) struct StreamQuery {
     limit: Option<usize>,
 }
 
-/// Starts a command.
+/// Starts a command where the settings say.
 pub(super) async fn create(
     State(app): State<App>,
     Asker(caller): Asker,
+    request: Request,
+) -> Result<Response> {
+    answer(app, caller, None, request).await
+}
+
+/// Starts a command and answers with how it stands.
+pub(super) async fn answer(
+    app: App,
+    caller: Caller,
+    within: Within,
     request: Request,
 ) -> Result<Response> {
     let wait = accept::wait(request.headers()).map(|wait| wait.min(LONGEST_WAIT));
     let key = idempotency::key(request.headers())?;
     let (exec, body) = app.exec(request).await?;
     let kept = match key {
-        None => app.service.keep(exec, caller).await?,
-        Some(key) => idempotency::keep(app, key, exec, caller).await?,
+        None => app.service.keep(exec, caller, within.as_deref()).await?,
+        Some(key) => idempotency::keep(app, key, exec, caller, within).await?,
     };
     drop(body);
     let ended = timeout(wait.unwrap_or_default(), kept.ended()).await.is_ok();
@@ -186,7 +198,7 @@ fn within(name: &str, value: Option<usize>, usual: usize, most: usize) -> Result
 }
 
 /// Sets a header to a text that is always one: a name of ours, a number.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

@@ -1,19 +1,57 @@
-//! A request's JSON: an [`Exec`], or every field that is wrong, with the name that was probably meant.
+//! A request's JSON: an [`Exec`] or a [`NewSandbox`], or every field that is wrong, with the name that was
+//! probably meant.
 
 use std::sync::LazyLock;
 
-use openbrain::{Exec, nearest};
-use schemars::generate::SchemaSettings;
-use serde::{Deserialize, de::IgnoredAny};
+use openbrain::{Exec, NewSandbox, nearest};
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value};
 
 use super::problem::{BadField, Problem, Result};
 
-/// The schema of a request, without references.
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+/// A request whose every mistake is told.
+pub(super) trait Asked: DeserializeOwned {
+    /// Names that are read and not in the schema, because they are second names.
+    const ALIASES: &[&str];
+    /// The field that must be there, if there is one.
+    const REQUIRED: Option<&str>;
+    /// A body that can be meant.
+    const EXAMPLE: &str;
+
+    /// The schema, without references.
+    fn schema() -> &'static Value;
+}
+
+impl Asked for Exec {
+    const ALIASES: &[&str] = &["mount"];
+    const REQUIRED: Option<&str> = Some("command");
+    const EXAMPLE: &str = "{\"command\": \"ls -la\"}";
+
+    fn schema() -> &'static Value {
+        static SCHEMA: LazyLock<Value> = LazyLock::new(schema_of::<Exec>);
+        &SCHEMA
+    }
+}
+
+impl Asked for NewSandbox {
+    const ALIASES: &[&str] = &[];
+    const REQUIRED: Option<&str> = None;
+    const EXAMPLE: &str = "{\"timeout\": 600}";
+
+    fn schema() -> &'static Value {
+        static SCHEMA: LazyLock<Value> = LazyLock::new(schema_of::<NewSandbox>);
+        &SCHEMA
+    }
+}
+
+fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<Exec>().into()
-});
+    settings.into_generator().into_root_schema_for::<T>().into()
+}
 
 /// How many wrong fields are told of, and how much of a name or of a complaint about a value.
 const MOST_ERRORS: usize = 32;
@@ -22,20 +60,17 @@ const MOST_TEXT: usize = 300;
 /// Bodies longer than this are not searched for every mistake.
 const LONG: usize = 64 << 10;
 
-/// Names that are read and not in the schema, because they are second names.
-const ALIASES: [&str; 1] = ["mount"];
-
 /// Reads the JSON of a request.
-pub(super) fn read(json: &[u8]) -> Result<Exec> {
+pub(super) fn read<T: Asked>(json: &[u8]) -> Result<T> {
     check_text(json)?;
     if !is_object(json) {
         syntax::<IgnoredAny>(json)?;
         return Err(Problem::invalid("the body is no JSON object")
-            .remedy("send an object: {\"command\": \"ls -la\"}"));
+            .remedy(format!("send an object: {}", T::EXAMPLE)));
     }
     // Serde would take a list of values, too, and tells of the first mistake alone.
     serde_json::from_slice(json).map_err(|error| {
-        let complaints = complaints(json).map(|errors| (!errors.is_empty()).then_some(errors));
+        let complaints = complaints::<T>(json).map(|errors| (!errors.is_empty()).then_some(errors));
         match complaints {
             Err(malformed) => malformed,
             Ok(Some(errors)) => Problem::fields(errors),
@@ -79,23 +114,25 @@ fn syntax<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
 
 /// Every field that is wrong. A long body is not looked at for more than its form: its values would
 /// take many times its memory.
-fn complaints(json: &[u8]) -> Result<Vec<BadField>> {
+fn complaints<T: Asked>(json: &[u8]) -> Result<Vec<BadField>> {
     if json.len() > LONG {
         return syntax::<IgnoredAny>(json).map(|_| Vec::new());
     }
     let fields: Map<String, Value> = syntax(json)?;
     let mut errors = Vec::new();
     for (name, value) in &fields {
-        unknown(&SCHEMA, "", name, value, &mut errors);
+        if !T::ALIASES.contains(&name.as_str()) {
+            unknown(T::schema(), "", name, value, &mut errors);
+        }
     }
     let unknown = errors.len();
     for (name, value) in &fields {
         if errors[..unknown].iter().all(|error| !is_within(&error.pointer, &join("", name))) {
-            errors.extend(wrong(name, value));
+            errors.extend(wrong::<T>(name, value));
         }
     }
-    if !fields.contains_key("command") {
-        errors.push(BadField { pointer: "/command".into(), detail: "`command` is missing".into() });
+    if let Some(name) = T::REQUIRED.filter(|name| !fields.contains_key(*name)) {
+        errors.push(BadField { pointer: join("", name), detail: format!("`{name}` is missing") });
     }
     errors.truncate(MOST_ERRORS);
     errors.iter_mut().for_each(|error| error.pointer = cut(&error.pointer).to_owned());
@@ -110,14 +147,12 @@ fn unknown(schema: &Value, path: &str, name: &str, value: &Value, errors: &mut V
     let pointer = join(path, name);
     let names = || objects(schema).flat_map(Map::keys).map(String::as_str);
     let Some(known) = objects(schema).find_map(|fields| fields.get(name)) else {
-        if !(path.is_empty() && ALIASES.contains(&name)) {
-            let name = cut(name);
-            let detail = match nearest(name, names()) {
-                Some(near) => format!("`{name}` is unknown, did you mean `{near}`?"),
-                None => format!("`{name}` is unknown"),
-            };
-            errors.push(BadField { pointer, detail });
-        }
+        let name = cut(name);
+        let detail = match nearest(name, names()) {
+            Some(near) => format!("`{name}` is unknown, did you mean `{near}`?"),
+            None => format!("`{name}` is unknown"),
+        };
+        errors.push(BadField { pointer, detail });
         return;
     };
     inside(known, &pointer, value, errors);
@@ -149,10 +184,12 @@ fn objects(schema: &Value) -> impl Iterator<Item = &Map<String, Value>> {
 }
 
 /// What is wrong with the value of a field that is known, read for itself.
-fn wrong(name: &str, value: &Value) -> Option<BadField> {
-    let mut alone = Map::from_iter([("command".to_owned(), Value::from("true"))]);
+fn wrong<T: Asked>(name: &str, value: &Value) -> Option<BadField> {
+    // What must be there is a text.
+    let required = T::REQUIRED.map(|required| (required.to_owned(), Value::from("true")));
+    let mut alone = Map::from_iter(required);
     alone.insert(name.to_owned(), value.clone());
-    let error = serde_json::from_value::<Exec>(alone.into()).err()?;
+    let error = serde_json::from_value::<T>(alone.into()).err()?;
     let detail = cut(&format!("`{name}`: {error}")).to_owned();
     Some(BadField { pointer: join("", name), detail })
 }
@@ -177,8 +214,12 @@ mod tests {
     use proptest::prelude::{any, proptest};
     use serde_json::json;
 
-    use super::{ALIASES, Exec, Problem, read};
+    use super::{Asked, Exec, NewSandbox, Problem};
     use crate::rest::problem::Code;
+
+    fn read(body: &[u8]) -> Result<Exec, Problem> {
+        super::read(body)
+    }
 
     fn refused(body: &str) -> (Code, serde_json::Value) {
         let problem: Problem = read(body.as_bytes()).unwrap_err();
@@ -211,6 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_is_read_by_its_own_schema() {
+        let read = |body: &str| super::read::<NewSandbox>(body.as_bytes());
+        assert_eq!(read("{}").unwrap(), NewSandbox::default());
+        let problem = read(r#"{"tiemout": 1, "command": "ls", "labels": 3}"#).unwrap_err();
+        let pointers: Vec<_> = serde_json::to_value(problem.form()).unwrap()["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(pointers, ["/tiemout", "/command", "/labels"]);
+    }
+
+    #[test]
     fn nested_forms_are_known() {
         for body in [
             r#"{"command": {"language": "python", "source": "1"}}"#,
@@ -222,7 +277,7 @@ mod tests {
         ] {
             read(body.as_bytes()).unwrap();
         }
-        for alias in ALIASES {
+        for alias in Exec::ALIASES {
             read(format!(r#"{{"command": "ls", "{alias}": "/a"}}"#).as_bytes()).unwrap();
         }
     }

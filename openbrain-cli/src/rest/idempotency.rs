@@ -7,20 +7,23 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName};
-use openbrain::{Caller, Exec};
+use openbrain::{Caller, Exec, NewSandbox};
+use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use super::{
     problem::{Code, Problem, Result},
+    sandboxes::Within,
     state::App,
 };
-use crate::service::{Kept, Service};
+use crate::service::{Kept, OpenSandbox, Service};
 
 /// The name of the header.
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest key, and how many are remembered. A key is remembered as long as its command.
+/// The longest key, and how many are remembered. A key is remembered as long as its command or
+/// sandbox.
 const LONGEST: usize = 255;
 const MOST: usize = 4096;
 
@@ -34,11 +37,18 @@ pub(super) struct Keys {
 /// The name of a caller, and a key of theirs.
 type Owner = (Option<String>, String);
 
-/// The request that a key was used for, and the command that was started, if it was.
+/// The request that a key was used for, and what was started, if it was.
 #[derive(Debug)]
 struct Use {
     request: u64,
-    exec_id: OnceCell<String>,
+    started: OnceCell<Started>,
+}
+
+/// The name of what was started with a key.
+#[derive(Debug)]
+enum Started {
+    Exec(String),
+    Sandbox(String),
 }
 
 /// The key of a request.
@@ -58,37 +68,74 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>> {
 
 /// Starts the command, or finds the one that was started with this key. It is started though the
 /// client goes away meanwhile: it will ask again.
-pub(super) async fn keep(app: App, key: String, exec: Exec, caller: Caller) -> Result<Arc<Kept>> {
-    let started = async move { app.keys.keep(&app.service, key, exec, caller).await };
-    let lost = |_| Problem::new(Code::Internal, "the start of the command was lost");
-    tokio::spawn(started.in_current_span()).await.map_err(lost)?
+pub(super) async fn keep(
+    app: App,
+    key: String,
+    exec: Exec,
+    caller: Caller,
+    within: Within,
+) -> Result<Arc<Kept>> {
+    surely(async move {
+        let request = (within.as_ref().map(|open| open.id()), &exec);
+        let used = app.keys.used_for(&app.service, &caller, key, &request)?;
+        let mut kept = None;
+        let started = used.started.get_or_try_init(async || -> Result<Started> {
+            let started = app.service.keep(exec, caller, within.as_deref()).await?;
+            let exec_id = started.exec_id().to_owned();
+            kept = Some(started);
+            Ok(Started::Exec(exec_id))
+        });
+        let Started::Exec(exec_id) = started.await? else { return Err(forgotten()) };
+        kept.or_else(|| app.service.find(exec_id)).ok_or_else(forgotten)
+    })
+    .await
+}
+
+/// Creates the sandbox, or finds the one that was created with this key, as [`keep`] does.
+pub(super) async fn create(
+    app: App,
+    key: String,
+    new: NewSandbox,
+    caller: Caller,
+) -> Result<Arc<OpenSandbox>> {
+    surely(async move {
+        let used = app.keys.used_for(&app.service, &caller, key, &new)?;
+        let mut open = None;
+        let started = used.started.get_or_try_init(async || -> Result<Started> {
+            let created = app.service.create_sandbox(new, caller).await?;
+            let sandbox_id = created.id().to_owned();
+            open = Some(created);
+            Ok(Started::Sandbox(sandbox_id))
+        });
+        let Started::Sandbox(sandbox_id) = started.await? else { return Err(forgotten()) };
+        open.or_else(|| app.service.find_sandbox(sandbox_id)).ok_or_else(forgotten)
+    })
+    .await
+}
+
+/// Goes on though the client goes away.
+async fn surely<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let lost = |_| Problem::new(Code::Internal, "what was asked for was lost");
+    tokio::spawn(work.in_current_span()).await.map_err(lost)?
+}
+
+fn forgotten() -> Problem {
+    Problem::new(Code::NotFound, "what was started with this key was forgotten just now")
+        .remedy("the next request with this key starts something new")
 }
 
 impl Keys {
-    async fn keep(
+    /// Notes what a key is used for, unless it is used for something else.
+    fn used_for(
         &self,
         service: &Service,
+        caller: &Caller,
         key: String,
-        exec: Exec,
-        caller: Caller,
-    ) -> Result<Arc<Kept>> {
-        let used = self.used_for((caller.name.clone(), key), self.fingerprint(&exec), service)?;
-        let mut kept = None;
-        let exec_id = used.exec_id.get_or_try_init(async || -> Result<String> {
-            let started = service.keep(exec, caller).await?;
-            let exec_id = started.exec_id().to_owned();
-            kept = Some(started);
-            Ok(exec_id)
-        });
-        let exec_id = exec_id.await?;
-        kept.or_else(|| service.find(exec_id)).ok_or_else(|| {
-            Problem::new(Code::NotFound, "the command of this key was forgotten just now")
-                .remedy("the next request with this key starts a new one")
-        })
-    }
-
-    /// Notes what a key is used for, unless it is used for something else.
-    fn used_for(&self, key: Owner, request: u64, service: &Service) -> Result<Arc<Use>> {
+        request: &impl Serialize,
+    ) -> Result<Arc<Use>> {
+        let (key, request): (Owner, _) = ((caller.name.clone(), key), self.fingerprint(request));
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if used.len() >= MOST {
             used.retain(|_, one| one.is_remembered(service));
@@ -106,23 +153,24 @@ impl Keys {
             }
             None => {}
         }
-        let one = Arc::new(Use { request, exec_id: OnceCell::new() });
+        let one = Arc::new(Use { request, started: OnceCell::new() });
         used.insert(key, Arc::clone(&one));
         Ok(one)
     }
 
     /// Two requests that ask for the same thing have the same number, however they are written.
-    fn fingerprint(&self, exec: &Exec) -> u64 {
+    fn fingerprint(&self, request: &impl Serialize) -> u64 {
         // A request was JSON before.
-        self.hasher.hash_one(serde_json::to_vec(exec).unwrap_or_default())
+        self.hasher.hash_one(serde_json::to_vec(request).unwrap_or_default())
     }
 }
 
 impl Use {
-    /// Whether its command is remembered, or is being started.
+    /// Whether what was started is remembered, or is being started.
     fn is_remembered(self: &Arc<Self>, service: &Service) -> bool {
-        match self.exec_id.get() {
-            Some(exec_id) => service.find(exec_id).is_some(),
+        match self.started.get() {
+            Some(Started::Exec(exec_id)) => service.find(exec_id).is_some(),
+            Some(Started::Sandbox(id)) => service.find_sandbox(id).is_some(),
             None => Arc::strong_count(self) > 1,
         }
     }

@@ -4,16 +4,20 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use axum::response::Response;
 use http::StatusCode;
-use openbrain::{Exec, Output};
+use openbrain::{Exec, NewSandbox, Output};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
     control::{InputQuery, SignalRequest},
     execs::{EventsQuery, PageQuery, StreamQuery},
+    files::{
+        FileList, FileView, ListQuery, PathQuery, ReadQuery, RemoveQuery, RenameQuery, WriteQuery,
+    },
     problem::{Code, Form, PROBLEM_JSON},
     ready::{Health, Ready, Version},
-    routes::{Answer, Content, Query, ROUTES, Route},
+    routes::{Answer, Content, Query, Route, all},
+    sandboxes::{RenewRequest, SandboxList, SandboxView},
     stream::Line,
     view,
     view::{ExecView, List},
@@ -21,6 +25,10 @@ use super::{
 
 /// The document.
 pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+/// The paths of a command, and of a sandbox.
+const EXEC: &str = "/v1/execs/{id}";
+const SANDBOX: &str = "/v1/sandboxes/{id}";
 
 /// Problems that the guard and the router have with any request.
 const EVERYWHERE: [Code; 6] = [
@@ -51,7 +59,7 @@ struct Schemas {
 fn document() -> Value {
     let mut schemas = Schemas::new();
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in all() {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.as_str().to_ascii_lowercase()] = operation(route, &mut schemas);
     }
@@ -91,20 +99,22 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
         let media =
             if body == Content::Bytes { "application/octet-stream" } else { "application/json" };
         let content = content(&[(media, body)], &mut schemas.asked);
-        operation["requestBody"] = json!({ "required": true, "content": content });
+        // A sandbox may be asked for without saying anything of it.
+        let required = body != Content::NewSandbox;
+        operation["requestBody"] = json!({ "required": required, "content": content });
     }
     operation
 }
 
 fn parameters(route: &Route, schemas: &mut Schemas) -> Vec<Value> {
     let mut parameters = Vec::new();
-    if route.path.contains("{id}") {
+    if let Some((description, pattern)) = id_of(route.path) {
         parameters.push(json!({
             "name": "id",
             "in": "path",
             "required": true,
-            "description": "The `exec_id` of the command.",
-            "schema": { "type": "string", "pattern": "^exec_[0-9a-f]{32}$" },
+            "description": description,
+            "schema": { "type": "string", "pattern": pattern },
         }));
     }
     let query = match route.query {
@@ -113,16 +123,27 @@ fn parameters(route: &Route, schemas: &mut Schemas) -> Vec<Value> {
         Some(Query::Events) => schemas.query::<EventsQuery>(),
         Some(Query::Stream) => schemas.query::<StreamQuery>(),
         Some(Query::Input) => schemas.query::<InputQuery>(),
+        Some(Query::FilePath) => schemas.query::<PathQuery>(),
+        Some(Query::FileRead) => schemas.query::<ReadQuery>(),
+        Some(Query::FileWrite) => schemas.query::<WriteQuery>(),
+        Some(Query::FileRemove) => schemas.query::<RemoveQuery>(),
+        Some(Query::FileRename) => schemas.query::<RenameQuery>(),
+        Some(Query::FileList) => schemas.query::<ListQuery>(),
     };
+    let required = query["required"].clone();
     for (name, schema) in query["properties"].as_object().into_iter().flatten() {
         let mut schema = schema.clone();
         let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-        parameters.push(json!({
+        let mut parameter = json!({
             "name": name,
             "in": "query",
             "description": description,
             "schema": schema,
-        }));
+        });
+        if required.as_array().is_some_and(|names| names.iter().any(|one| one == name)) {
+            parameter["required"] = true.into();
+        }
+        parameters.push(parameter);
     }
     // OpenAPI leaves `Accept` to the contents of the answers.
     let headers = route.headers.iter().filter(|(name, _)| *name != "Accept");
@@ -135,6 +156,19 @@ fn parameters(route: &Route, schemas: &mut Schemas) -> Vec<Value> {
         })
     }));
     parameters
+}
+
+/// What the `{id}` in a path is, and the form that it has.
+fn id_of(path: &str) -> Option<(&'static str, &'static str)> {
+    match path {
+        _ if path.starts_with(EXEC) => {
+            Some(("The `exec_id` of the command.", "^exec_[0-9a-f]{32}$"))
+        }
+        _ if path.starts_with(SANDBOX) => {
+            Some(("The `sandbox_id` of the sandbox.", "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"))
+        }
+        _ => None,
+    }
 }
 
 fn header_schema(name: &str) -> Value {
@@ -152,9 +186,11 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
     }
     let mut problems: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for code in EVERYWHERE.iter().chain(route.problems) {
-        let names = problems.entry(code.status().as_u16()).or_default();
-        if !names.contains(&code.name()) {
-            names.push(code.name());
+        for status in code.statuses() {
+            let names = problems.entry(status.as_u16()).or_default();
+            if !names.contains(&code.name()) {
+                names.push(code.name());
+            }
         }
     }
     let content = content_of(PROBLEM_JSON, schemas.answered.subschema_for::<Form>().into());
@@ -174,17 +210,22 @@ fn response(answer: &Answer, route: &Route, schemas: &mut Schemas) -> Value {
         response["headers"][name] =
             json!({ "description": description, "schema": { "type": "string" } });
     }
-    if route.id == "createExec" {
-        response["links"] = links();
+    let next = match route.id {
+        "createExec" | "createSandboxExec" => Some((EXEC, "exec_id")),
+        "createSandbox" => Some((SANDBOX, "sandbox_id")),
+        _ => None,
+    };
+    if let Some((path, id)) = next {
+        response["links"] = links(path, id);
     }
     response
 }
 
-/// What can be done next with a command that was started.
-fn links() -> Value {
-    let next = ROUTES.iter().filter(|route| route.path.contains("{id}"));
+/// What can be done next with a command that was started, or with a sandbox that was created.
+fn links(path: &str, id: &str) -> Value {
+    let next = all().filter(|route| route.path.starts_with(path));
     next.map(|route| {
-        let parameters = json!({ "id": "$response.body#/exec_id" });
+        let parameters = json!({ "id": format!("$response.body#/{id}") });
         (route.id.to_owned(), json!({ "operationId": route.id, "parameters": parameters }))
     })
     .collect::<Map<_, _>>()
@@ -196,6 +237,12 @@ fn content(contents: &[(&str, Content)], schemas: &mut SchemaGenerator) -> Value
     for (media, content) in contents {
         let schema = match content {
             Content::Exec => of::<Exec>(schemas),
+            Content::NewSandbox => of::<NewSandbox>(schemas),
+            Content::Renew => of::<RenewRequest>(schemas),
+            Content::Sandbox => of::<SandboxView>(schemas),
+            Content::Sandboxes => of::<SandboxList>(schemas),
+            Content::File => of::<FileView>(schemas),
+            Content::Files => of::<FileList>(schemas),
             Content::Signal => of::<SignalRequest>(schemas),
             Content::Output => of::<Output>(schemas),
             Content::Events => event(of::<Line>(schemas)),

@@ -1,7 +1,7 @@
 //! What went wrong, as RFC 9457 writes it. This is the one place that gives failures their HTTP
 //! status.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use axum::{
     body::Body,
@@ -95,13 +95,15 @@ pub(crate) enum Code {
     CommandNotExecutable,
     SandboxUnavailable,
     SandboxLost,
+    FileFailed,
+    WaitFailed,
     ResourceExhausted,
     Internal,
 }
 
 impl Code {
     /// All of them, in the order of the documentation.
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::MalformedRequest,
         Self::HostNotAllowed,
         Self::OriginNotAllowed,
@@ -126,6 +128,8 @@ impl Code {
         Self::CommandNotExecutable,
         Self::SandboxUnavailable,
         Self::SandboxLost,
+        Self::FileFailed,
+        Self::WaitFailed,
         Self::ResourceExhausted,
         Self::Internal,
     ];
@@ -198,6 +202,12 @@ impl Code {
                 (S::SERVICE_UNAVAILABLE, "sandbox_unavailable", "There is no sandbox to be had")
             }
             Self::SandboxLost => (S::BAD_GATEWAY, "sandbox_lost", "The sandbox was lost"),
+            Self::FileFailed => {
+                (S::CONFLICT, "file_failed", "The file is missing, in the way or not permitted")
+            }
+            Self::WaitFailed => {
+                (S::GATEWAY_TIMEOUT, "wait_failed", "What was waited for did not come")
+            }
             Self::ResourceExhausted => {
                 (S::SERVICE_UNAVAILABLE, "resource_exhausted", "The machine ran out of something")
             }
@@ -208,6 +218,20 @@ impl Code {
     /// The HTTP status.
     pub(super) fn status(self) -> StatusCode {
         self.facts().0
+    }
+
+    /// Every HTTP status that it may have: a failure about a file has the one that fits it.
+    pub(super) fn statuses(self) -> Vec<StatusCode> {
+        match self {
+            Self::FileFailed => vec![
+                StatusCode::FORBIDDEN,
+                StatusCode::NOT_FOUND,
+                self.status(),
+                StatusCode::GATEWAY_TIMEOUT,
+                StatusCode::INSUFFICIENT_STORAGE,
+            ],
+            other => vec![other.status()],
+        }
     }
 
     /// The stable name.
@@ -239,6 +263,8 @@ impl Code {
             ErrorKind::CommandNotExecutable => Self::CommandNotExecutable,
             ErrorKind::SandboxUnavailable => Self::SandboxUnavailable,
             ErrorKind::SandboxLost => Self::SandboxLost,
+            ErrorKind::FileFailed => Self::FileFailed,
+            ErrorKind::WaitFailed => Self::WaitFailed,
             ErrorKind::ResourceExhausted => Self::ResourceExhausted,
             // The library may come to know more kinds than this file.
             _ => Self::Internal,
@@ -318,9 +344,26 @@ impl From<&Error> for Problem {
             return Self::new(code, "the log of the server says more");
         }
         let mut problem = Self::new(code, error.to_string());
+        if code == Code::FileFailed {
+            problem.form.status = status_of_file(error.io_kind()).as_u16();
+        }
         problem.form.retryable = error.retryable();
         problem.form.remedy = error.remedy().map(str::to_owned);
         problem
+    }
+}
+
+/// The status of a failure about a file: without a better one, that its state is in the way.
+fn status_of_file(kind: Option<io::ErrorKind>) -> StatusCode {
+    use io::ErrorKind as K;
+    match kind {
+        Some(K::NotFound) => StatusCode::NOT_FOUND,
+        Some(K::PermissionDenied | K::ReadOnlyFilesystem) => StatusCode::FORBIDDEN,
+        Some(K::StorageFull | K::QuotaExceeded | K::FileTooLarge) => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        Some(K::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
+        _ => Code::FileFailed.status(),
     }
 }
 
@@ -342,7 +385,12 @@ impl From<Refusal> for Problem {
                 problem.retry_after = Some(retry_after);
                 problem
             }
-            Refusal::Closing => Self::new(Code::Closing, "the server takes no new commands"),
+            Refusal::TooManySandboxes => {
+                Self::new(Code::Busy, "as many sandboxes are open as the settings allow").remedy(
+                    "end one, or wait until one has ended; the key is `server.max_sandboxes`",
+                )
+            }
+            Refusal::Closing => Self::new(Code::Closing, "the server starts nothing any more"),
         }
     }
 }
@@ -352,7 +400,8 @@ impl IntoResponse for Problem {
         // A form has texts and numbers only, which JSON can always write.
         let body = serde_json::to_vec(&self.form).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.code.status();
+        *response.status_mut() =
+            StatusCode::from_u16(self.form.status).unwrap_or(self.code.status());
         let mut set = |name: HeaderName, value: HeaderValue| {
             response.headers_mut().insert(name, value);
         };
@@ -386,7 +435,7 @@ impl IntoResponse for Problem {
 mod tests {
     use super::{Code, Duration, ErrorKind, IntoResponse, Problem, Refusal, header};
 
-    const KINDS: [ErrorKind; 9] = [
+    const KINDS: [ErrorKind; 11] = [
         ErrorKind::InvalidRequest,
         ErrorKind::InvalidSettings,
         ErrorKind::PolicyDenied,
@@ -394,6 +443,8 @@ mod tests {
         ErrorKind::CommandNotExecutable,
         ErrorKind::SandboxUnavailable,
         ErrorKind::SandboxLost,
+        ErrorKind::FileFailed,
+        ErrorKind::WaitFailed,
         ErrorKind::ResourceExhausted,
         ErrorKind::Internal,
     ];

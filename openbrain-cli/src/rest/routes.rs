@@ -15,6 +15,7 @@ use super::{
     openapi, page,
     problem::{Code, Problem},
     ready,
+    sandbox_routes::SANDBOX_ROUTES,
     state::App,
 };
 use crate::service::Service;
@@ -34,7 +35,7 @@ pub(super) struct Route {
     pub(super) answers: &'static [Answer],
     /// The problems that it has of its own.
     pub(super) problems: &'static [Code],
-    handler: fn() -> MethodRouter<App>,
+    pub(super) handler: fn() -> MethodRouter<App>,
 }
 
 /// What the query of a URL may say.
@@ -44,12 +45,24 @@ pub(super) enum Query {
     Events,
     Stream,
     Input,
+    FilePath,
+    FileRead,
+    FileWrite,
+    FileRemove,
+    FileRename,
+    FileList,
 }
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Exec,
+    NewSandbox,
+    Renew,
+    Sandbox,
+    Sandboxes,
+    File,
+    Files,
     Signal,
     Bytes,
     Output,
@@ -72,7 +85,7 @@ pub(super) struct Answer {
     pub(super) headers: &'static [(&'static str, &'static str)],
 }
 
-const EXEC_ID: (&str, &str) = ("Openbrain-Exec-Id", "The name of the command.");
+pub(super) const EXEC_ID: (&str, &str) = ("Openbrain-Exec-Id", "The name of the command.");
 
 /// What everybody may have done wrong who starts a command.
 const START: &[Code] = &[
@@ -98,9 +111,9 @@ const STREAM_HEADERS: &[(&str, &str)] = &[
     ("Openbrain-Ended", "Whether the command has ended: `true` or `false`."),
 ];
 
-const VIEW: &[(&str, Content)] = &[(JSON, Content::ExecView)];
+pub(super) const VIEW: &[(&str, Content)] = &[(JSON, Content::ExecView)];
 
-pub(super) const ROUTES: &[Route] = &[
+const ROUTES: &[Route] = &[
     Route {
         method: Method::POST,
         path: "/exec",
@@ -442,11 +455,15 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
+/// Everything that there is.
+pub(super) fn all() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(SANDBOX_ROUTES)
+}
+
 /// The server of this service, to be put behind the [`guard`](super::guard).
 pub(crate) fn router(service: Arc<Service>) -> Router {
-    let routed = ROUTES
-        .iter()
-        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
+    let routed =
+        all().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
     // The second fallback is for the routes that are there already.
     let routed = routed.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
     routed.with_state(App::new(service))

@@ -14,7 +14,7 @@ use super::{
     problem::{Code, Problem, Result},
     ready::Probe,
 };
-use crate::service::{Kept, Service};
+use crate::service::{Kept, OpenSandbox, Service};
 
 /// What every handler is given.
 #[derive(Clone)]
@@ -86,6 +86,25 @@ impl FromRequestParts<App> for Named {
         // A name that cannot be read is the name of no command.
         let path = Path::<String>::from_request_parts(parts, app).await;
         app.find(path.as_deref().map_or("", String::as_str), &caller).map(Self)
+    }
+}
+
+/// An open sandbox that the path names and that is the asker's.
+pub(super) struct NamedSandbox(pub(super) Arc<OpenSandbox>);
+
+impl FromRequestParts<App> for NamedSandbox {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let Asker(caller) = Asker::from_request_parts(parts, app).await?;
+        // A name that cannot be read is the name of no sandbox.
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        let found = app.service.find_sandbox(path.as_deref().map_or("", String::as_str));
+        let own = found.filter(|open| open.caller().name == caller.name);
+        own.map(Self).ok_or_else(|| {
+            Problem::new(Code::NotFound, "there is no such sandbox, or it has ended")
+                .remedy("create another one, with a longer `timeout`, or renew it in time")
+        })
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) struct Summary {
     state: State,
     /// The beginning of what was asked for, in one line.
     command: String,
+    /// The open sandbox that it runs in, when it was started in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_id: Option<String>,
     /// Where it runs.
     backend: BackendName,
     /// When it was started, RFC 3339.
@@ -99,6 +102,7 @@ impl Summary {
             exec_id: kept.exec_id().to_owned(),
             state: if progress.ended { State::Ended } else { State::Running },
             command: shown(&kept.exec().command),
+            sandbox_id: kept.sandbox_id().map(str::to_owned),
             backend: kept.backend(),
             started_at: humantime::format_rfc3339_millis(kept.started_at()).to_string(),
             stdout_bytes: progress.stdout,

@@ -1,13 +1,13 @@
 //! The command line of `openbrain sandbox`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use crate::{
     args::{
         ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
-        language, pair, timeout,
+        language, pair, port, timeout,
     },
     env::Variable,
 };
@@ -38,6 +38,10 @@ pub(crate) enum SandboxCommand {
     Files(FilesCommand),
     /// Show what a command in the background has written.
     Logs(LogsArgs),
+    /// Make a TCP port of a sandbox reachable on this machine, until it is interrupted.
+    ///
+    /// Prints the address. Every user of this machine can connect there, and no other machine.
+    Port(PortArgs),
     /// Stop every process of a sandbox, without ending it.
     Pause(Target),
     /// Let a paused sandbox go on.
@@ -196,6 +200,22 @@ pub(crate) struct LogsArgs {
     pub(crate) settings: SettingsArgs,
 }
 
+/// What `openbrain sandbox port` was told.
+#[derive(Debug, Args)]
+pub(crate) struct PortArgs {
+    /// Id or name of the sandbox.
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) sandbox: String,
+    /// The port on which something listens in the sandbox.
+    #[arg(value_name = "PORT", value_parser = port)]
+    pub(crate) port: u16,
+    /// The loopback address to listen at [default: 127.0.0.1, and a port that is free].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// The commands of `openbrain sandbox files`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FilesCommand {
@@ -233,9 +253,9 @@ pub(crate) enum FilesCommand {
         #[arg(short, long)]
         recursive: bool,
     },
-    /// Copy a file or directory of this machine into the sandbox.
+    /// Copy a file or directory of this machine into the sandbox; `-` is a tar archive on standard input.
     Upload(TwoFiles),
-    /// Copy a file or directory of the sandbox to this machine.
+    /// Copy a file or directory of the sandbox to this machine; to `-`, a tar archive on standard output.
     Download(TwoFiles),
 }
 
@@ -273,7 +293,7 @@ pub(crate) struct TwoFiles {
 
 impl SandboxExecArgs {
     /// The same for `openbrain exec`, with everything that belongs to the sandbox left out.
-    pub(super) fn as_exec(self) -> ExecArgs {
+    pub(super) fn into_exec(self) -> ExecArgs {
         ExecArgs {
             command: self.command,
             literal: self.literal,

@@ -29,7 +29,7 @@ pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
 
 fn execute(args: SandboxExecArgs) -> Result<u8> {
     let (sandbox, detach) = (args.sandbox.clone(), args.detach);
-    let args = args.as_exec();
+    let args = args.into_exec();
     let is_shell = args.surroundings.tty && args.command.is_empty() && args.file.is_none();
     let Some((command, stdin)) = what(&args, is_shell)? else {
         say("no command was given");

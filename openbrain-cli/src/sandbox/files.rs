@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read},
+    path::Path,
     time::SystemTime,
 };
 
@@ -18,6 +19,9 @@ use crate::{
     failure::{Failure, Result},
     program::absolute,
 };
+
+/// Stands for an archive on a standard stream.
+const ARCHIVE: &str = "-";
 
 const TITLES: [&str; 4] = ["MODE", "SIZE", "CHANGED", "NAME"];
 
@@ -62,10 +66,20 @@ pub(super) async fn run(command: FilesCommand) -> Result<u8> {
         }
         FilesCommand::Upload(TwoFiles { sandbox, from, to, settings }) => {
             let joined = join(&settings, &sandbox).await?;
-            tell(&joined.files().upload(absolute(&from)?, to).await?);
+            tell(&match from == Path::new(ARCHIVE) {
+                true => joined.files().upload_tar(to, tokio::io::stdin()).await?,
+                false => joined.files().upload(absolute(&from)?, to).await?,
+            });
         }
         FilesCommand::Download(TwoFiles { sandbox, from, to, settings }) => {
             let joined = join(&settings, &sandbox).await?;
+            if to == Path::new(ARCHIVE) {
+                let mut archive = joined.files().download_tar(&from).await?;
+                tokio::io::copy(&mut archive, &mut tokio::io::stdout())
+                    .await
+                    .map_err(|e| Failure::system("cannot pass the archive on", e))?;
+                return Ok(exit::SUCCESS);
+            }
             tell(&joined.files().download(from, absolute(&to)?).await?);
         }
     }

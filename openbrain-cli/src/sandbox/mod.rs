@@ -9,6 +9,7 @@ mod files;
 mod hold;
 mod list;
 mod logs;
+mod port;
 
 use openbrain::{Engine, Joined};
 
@@ -27,6 +28,7 @@ pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
         }
         SandboxCommand::Files(command) => wait_for(files::run(command)),
         SandboxCommand::Logs(args) => wait_for(logs::run(args)),
+        SandboxCommand::Port(args) => wait_for(port::run(args)),
         SandboxCommand::Pause(target) => order(&target, async |joined| joined.pause().await),
         SandboxCommand::Resume(target) => order(&target, async |joined| joined.resume().await),
         SandboxCommand::Renew { target, time } => {

@@ -41,6 +41,8 @@ const INPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// A command that goes on without its request.
 pub(crate) struct Kept {
     exec_id: String,
+    /// The open sandbox that it runs in.
+    sandbox_id: Option<String>,
     exec: Exec,
     caller: Caller,
     started_at: SystemTime,
@@ -187,12 +189,14 @@ impl Kept {
         exec: Exec,
         caller: Caller,
         process: &mut Process,
+        sandbox_id: Option<&str>,
         limit: Option<u64>,
     ) -> Self {
         // Everything is there twice, as bytes and as the text of a record.
         let cost = limit.unwrap_or(DEFAULT_KEPT).saturating_mul(2);
         Self {
             exec_id: process.exec_id().to_owned(),
+            sandbox_id: sandbox_id.map(str::to_owned),
             exec,
             caller,
             started_at: SystemTime::now(),
@@ -211,6 +215,11 @@ impl Kept {
 
     pub(crate) fn exec_id(&self) -> &str {
         &self.exec_id
+    }
+
+    /// The open sandbox that it runs in, if it was started in one.
+    pub(crate) fn sandbox_id(&self) -> Option<&str> {
+        self.sandbox_id.as_deref()
     }
 
     /// What is shown of what was asked for.

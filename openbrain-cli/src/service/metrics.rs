@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     truncated: Family<Stream, Counter>,
     waiting: Gauge,
     kept: Gauge,
+    sandboxes: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,10 +57,13 @@ struct Stream {
 }
 
 impl Metrics {
-    /// All figures as text, with those that are known elsewhere.
-    pub(super) fn text(&self, waiting: usize, kept: u64) -> String {
-        self.waiting.set(waiting as i64);
-        self.kept.set(kept as i64);
+    /// All figures as text, with those that are known elsewhere: requests that wait, bytes that are
+    /// kept, sandboxes that are open.
+    pub(super) fn text(&self, figures: [u64; 3]) -> String {
+        for (gauge, figure) in [&self.waiting, &self.kept, &self.sandboxes].into_iter().zip(figures)
+        {
+            gauge.set(figure as i64);
+        }
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -120,6 +124,7 @@ impl Default for Metrics {
             truncated: Family::default(),
             waiting: Gauge::default(),
             kept: Gauge::default(),
+            sandboxes: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -133,6 +138,7 @@ impl Metrics {
         to.register("refusals", "Requests that started no command", self.refused.clone());
         to.register("running", "Commands that run now", self.running.clone());
         to.register("waiting", "Requests that wait for a place", self.waiting.clone());
+        to.register("sandboxes", "Sandboxes that are open", self.sandboxes.clone());
         to.register("truncations", "Streams of which a part is missing", self.truncated.clone());
         let (start, duration) = (self.start.clone(), self.duration.clone());
         to.register_with_unit("start", "From request to start", Unit::Seconds, start);
@@ -158,13 +164,14 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         metrics.ended(Surface::Rest, BackendName::Direct, "exited", second);
         metrics.refused(Surface::Mcp, "policy_denied");
-        let text = metrics.text(2, 3);
+        let text = metrics.text([2, 3, 4]);
         for line in [
             r#"openbrain_execs_total{surface="rest",backend="direct",status="exited"} 1"#,
             r#"openbrain_refusals_total{surface="mcp",code="policy_denied"} 1"#,
             r#"openbrain_start_seconds_bucket{le="0.005",backend="direct"} 1"#,
             "openbrain_waiting 2",
             "openbrain_kept_output_bytes 3",
+            "openbrain_sandboxes 4",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

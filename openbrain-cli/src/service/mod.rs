@@ -1,39 +1,48 @@
-//! What the REST and the MCP server share: commands under a bound, and those that outlive a request.
+//! What the REST and the MCP server share: commands and sandboxes under a bound, and those that
+//! outlive a request.
 
 mod gate;
 mod kept;
 mod log;
 mod metrics;
 mod running;
+mod sandboxes;
 mod shelf;
 
 use std::{sync::Arc, time::Duration};
 
-use openbrain::{Caller, Engine, Event, Exec, Output, Process, Settings};
-use tokio::time::{Instant, timeout};
+use openbrain::{Caller, Engine, Event, Exec, NewSandbox, Output, Process, Settings};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use self::{
     gate::Gate,
     running::{Active, Running},
+    sandboxes::Sandboxes,
     shelf::Shelf,
 };
 pub(crate) use self::{
     kept::{InputFailure, Item, Kept, Stream},
     metrics::Metrics,
+    sandboxes::OpenSandbox,
 };
 
 /// How long killed commands have to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(3);
 
-/// Runs commands for callers, not too many at once, and remembers those that outlive a request.
+/// Runs commands for callers, not too many at once, remembers those that outlive a request, and keeps
+/// sandboxes open.
 #[derive(Debug)]
 pub(crate) struct Service {
     engine: Engine,
     gate: Gate,
     shelf: Arc<Shelf>,
     running: Arc<Running>,
+    sandboxes: Arc<Sandboxes>,
     metrics: Arc<Metrics>,
     /// Nothing more is started.
     closing: CancellationToken,
@@ -51,6 +60,8 @@ pub(crate) enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many sandboxes are open as there may be.
+    TooManySandboxes,
     /// The server is about to end.
     Closing,
 }
@@ -69,6 +80,7 @@ impl Service {
             gate: Gate::new(server.max_execs, server.max_queue),
             shelf: Arc::new(Shelf::new(server.max_kept_output, server.keep)),
             running: Arc::default(),
+            sandboxes: Arc::new(Sandboxes::new(server.max_sandboxes)),
             metrics: Arc::default(),
             closing: CancellationToken::new(),
             killed: CancellationToken::new(),
@@ -82,7 +94,9 @@ impl Service {
 
     /// The figures of this server, as text for Prometheus.
     pub(crate) fn metrics(&self) -> String {
-        self.metrics.text(self.gate.waiting(), self.shelf.used())
+        let figures =
+            [self.gate.waiting() as u64, self.shelf.used(), self.sandboxes.count() as u64];
+        self.metrics.text(figures)
     }
 
     /// Cancelled when nothing more is started because the server is about to end.
@@ -100,19 +114,31 @@ impl Service {
         self.closing.is_cancelled()
     }
 
-    /// Starts a command that belongs to its request.
-    pub(crate) async fn attach(&self, exec: Exec, caller: Caller) -> Result<Attached, Refusal> {
-        let (process, active) = self.start(exec, &caller).await?;
+    /// Starts a command that belongs to its request, in a sandbox that is open or where the settings
+    /// say.
+    pub(crate) async fn attach(
+        &self,
+        exec: Exec,
+        caller: Caller,
+        within: Option<&OpenSandbox>,
+    ) -> Result<Attached, Refusal> {
+        let (process, active) = self.start(exec, &caller, within).await?;
         Ok(Attached { process, active })
     }
 
     /// Starts a command that goes on without its request, and is remembered when it has ended.
     /// Dropping the future before it is ready kills the command.
-    pub(crate) async fn keep(&self, exec: Exec, caller: Caller) -> Result<Arc<Kept>, Refusal> {
+    pub(crate) async fn keep(
+        &self,
+        exec: Exec,
+        caller: Caller,
+        within: Option<&OpenSandbox>,
+    ) -> Result<Arc<Kept>, Refusal> {
         let limit = exec.limits.output.or(self.settings().security.sandbox.limits.output);
         let shown = kept::presentable(&exec);
-        let (mut process, active) = self.start(exec, &caller).await?;
-        let kept = Arc::new(Kept::new(shown, caller, &mut process, limit));
+        let (mut process, active) = self.start(exec, &caller, within).await?;
+        let kept =
+            Arc::new(Kept::new(shown, caller, &mut process, within.map(OpenSandbox::id), limit));
         self.shelf.put(&kept);
         let driven = kept::drive(process, Arc::clone(&kept), Arc::clone(&self.shelf), active);
         tokio::spawn(driven.in_current_span());
@@ -129,8 +155,60 @@ impl Service {
         self.shelf.of(caller)
     }
 
+    /// Creates a sandbox that stays open without its request. Dropping the future before it is ready
+    /// leaves none.
+    pub(crate) async fn create_sandbox(
+        &self,
+        new: NewSandbox,
+        caller: Caller,
+    ) -> Result<Arc<OpenSandbox>, Refusal> {
+        let surface = caller.surface;
+        let created = self.try_create(new, caller).await;
+        created.inspect_err(|refusal| self.metrics.refused(surface, refusal.code()))
+    }
+
+    async fn try_create(
+        &self,
+        new: NewSandbox,
+        caller: Caller,
+    ) -> Result<Arc<OpenSandbox>, Refusal> {
+        let place = self.sandboxes.place()?;
+        let engine = self.engine.for_caller(caller.clone());
+        let sandbox = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(Refusal::Closing),
+            sandbox = engine.create(new) => sandbox.map_err(Refusal::Library)?,
+        };
+        let open = self.sandboxes.put(sandbox, caller, place);
+        // Whoever ends everything may have looked just before.
+        if self.killed.is_cancelled() {
+            open.end();
+        }
+        Ok(open)
+    }
+
+    /// The open sandbox of this name, which is as good as a key: nobody can guess it.
+    pub(crate) fn find_sandbox(&self, id: &str) -> Option<Arc<OpenSandbox>> {
+        self.sandboxes.find(id)
+    }
+
+    /// The open sandboxes of a caller, the newest first.
+    pub(crate) fn sandboxes(&self, caller: &Caller) -> Vec<Arc<OpenSandbox>> {
+        self.sandboxes.of(caller)
+    }
+
+    /// Waits for a place to work on the files of a sandbox, which is a command as any other. The place
+    /// is free again when the permit is dropped.
+    pub(crate) async fn enter(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => Err(Refusal::Closing),
+            place = self.gate.enter() => place,
+        }
+    }
+
     /// Ends the service: nothing more is started, running commands have some time to end by
-    /// themselves, and are killed then.
+    /// themselves, and are killed then with all sandboxes.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
         let drained = timeout(self.settings().server.drain, self.running.none());
@@ -140,34 +218,49 @@ impl Service {
         }
         self.kill();
         // What is not gone by now is killed by the kernel when this process is.
-        let _ = timeout(LAST_WAIT, self.running.none()).await;
+        let _ =
+            timeout(LAST_WAIT, async { tokio::join!(self.running.none(), self.sandboxes.none()) })
+                .await;
     }
 
-    /// Kills every command at once, and starts none any more.
+    /// Kills every command and ends every sandbox at once, and starts none any more.
     pub(crate) fn kill(&self) {
         self.closing.cancel();
         self.killed.cancel();
         self.running.kill();
+        self.sandboxes.end();
     }
 
-    async fn start(&self, exec: Exec, caller: &Caller) -> Result<(Process, Active), Refusal> {
-        let started = self.try_start(exec, caller).await;
+    async fn start(
+        &self,
+        exec: Exec,
+        caller: &Caller,
+        within: Option<&OpenSandbox>,
+    ) -> Result<(Process, Active), Refusal> {
+        let started = self.try_start(exec, caller, within).await;
         if let Err(refusal) = &started {
             self.metrics.refused(caller.surface, refusal.code());
         }
         started
     }
 
-    async fn try_start(&self, exec: Exec, caller: &Caller) -> Result<(Process, Active), Refusal> {
-        let place = tokio::select! {
-            biased;
-            () = self.closing.cancelled() => return Err(Refusal::Closing),
-            place = self.gate.enter() => place?,
-        };
+    async fn try_start(
+        &self,
+        exec: Exec,
+        caller: &Caller,
+        within: Option<&OpenSandbox>,
+    ) -> Result<(Process, Active), Refusal> {
+        let place = self.enter().await?;
         let engine = self.engine.for_caller(caller.clone());
         let began = Instant::now();
+        let spawned = async {
+            match within {
+                Some(open) => open.sandbox().spawn(exec).await,
+                None => engine.spawn(exec).await,
+            }
+        };
         let process = tokio::select! {
-            process = engine.spawn(exec) => process.map_err(Refusal::Library)?,
+            process = spawned => process.map_err(Refusal::Library)?,
             () = self.killed.cancelled() => return Err(Refusal::Closing),
         };
         self.metrics.started(process.backend(), began.elapsed());
@@ -186,7 +279,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Library(error) => error.code(),
-            Self::Busy { .. } => "busy",
+            Self::Busy { .. } | Self::TooManySandboxes => "busy",
             Self::Closing => "closing",
         }
     }

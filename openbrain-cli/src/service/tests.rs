@@ -21,7 +21,7 @@ fn caller() -> Caller {
 async fn a_command_outlives_its_request_and_is_found_again() {
     let service = service(|_| {});
     let exec = Exec::new("read line; echo got $line; echo oops >&2; exit 3").stdin(Stdin::Pipe);
-    let id = service.keep(exec, caller()).await.unwrap().exec_id().to_owned();
+    let id = service.keep(exec, caller(), None).await.unwrap().exec_id().to_owned();
     let kept = service.find(&id).unwrap();
     assert!(kept.outcome().is_none());
     kept.write(b"it\n", true).await.unwrap();
@@ -39,7 +39,7 @@ async fn events_go_on_after_a_gap_and_end() {
     let service = service(|_| {});
     let limits = Limits { output: Some(100_000), ..Limits::default() };
     let exec = Exec::new("head -c 5000000 /dev/zero | tr '\\0' x; echo end").limits(limits);
-    let kept = service.keep(exec, caller()).await.unwrap();
+    let kept = service.keep(exec, caller(), None).await.unwrap();
     kept.ended().await;
     let (mut seq, mut gaps, mut text) = (0, 0, String::new());
     while let Some(item) = kept.event_after(seq).await {
@@ -64,9 +64,9 @@ async fn events_go_on_after_a_gap_and_end() {
 async fn memory_is_for_all_together() {
     let service = service(|settings| settings.server.max_kept_output = 1 << 20);
     let exec = || Exec::new("head -c 4000000 /dev/zero");
-    let first = service.keep(exec(), caller()).await.unwrap();
+    let first = service.keep(exec(), caller(), None).await.unwrap();
     first.ended().await;
-    let second = service.keep(exec(), caller()).await.unwrap();
+    let second = service.keep(exec(), caller(), None).await.unwrap();
     second.ended().await;
     // Every command may have a little in spite of the bound.
     assert!(service.shelf.used() <= 5 << 18, "{}", service.shelf.used());
@@ -76,7 +76,7 @@ async fn memory_is_for_all_together() {
 #[tokio::test]
 async fn a_request_that_is_given_up_kills_its_command() {
     let service = service(|_| {});
-    let attached = service.attach(Exec::new("sleep 1000"), caller()).await.unwrap();
+    let attached = service.attach(Exec::new("sleep 1000"), caller(), None).await.unwrap();
     assert_eq!(service.running(), 1);
     drop(attached);
     service.running.none().await;
@@ -88,8 +88,8 @@ async fn too_many_are_sent_away() {
         settings.server.max_execs = 1;
         settings.server.max_queue = 0;
     });
-    let first = service.attach(Exec::new("sleep 1000"), caller()).await.unwrap();
-    let second = service.attach(Exec::new("true"), caller()).await;
+    let first = service.attach(Exec::new("sleep 1000"), caller(), None).await.unwrap();
+    let second = service.attach(Exec::new("true"), caller(), None).await;
     assert!(matches!(second, Err(Refusal::Busy { .. })), "{second:?}");
     drop(first);
     assert!(service.metrics().contains(r#"code="busy"} 1"#));
@@ -98,13 +98,13 @@ async fn too_many_are_sent_away() {
 #[tokio::test]
 async fn a_service_that_ends_waits_and_then_kills() {
     let service = service(|settings| settings.server.drain = Duration::from_millis(300));
-    let short = service.keep(Exec::new("sleep 0.1; echo done"), caller()).await.unwrap();
-    let long = service.keep(Exec::new("sleep 1000"), caller()).await.unwrap();
+    let short = service.keep(Exec::new("sleep 0.1; echo done"), caller(), None).await.unwrap();
+    let long = service.keep(Exec::new("sleep 1000"), caller(), None).await.unwrap();
     service.close().await;
     assert!(short.ended().await.as_ref().as_ref().unwrap().success());
     let outcome = long.ended().await;
     assert_eq!(outcome.as_ref().as_ref().unwrap().status, Status::Cancelled);
-    let late = service.attach(Exec::new("true"), caller()).await;
+    let late = service.attach(Exec::new("true"), caller(), None).await;
     assert!(matches!(late, Err(Refusal::Closing)));
 }
 
@@ -112,7 +112,7 @@ async fn a_service_that_ends_waits_and_then_kills() {
 async fn what_may_be_secret_is_not_remembered() {
     let service = service(|_| {});
     let exec = Exec::new("true").env("KEY", "hidden").stdin_bytes(b"hidden");
-    let kept = service.keep(exec, caller()).await.unwrap();
+    let kept = service.keep(exec, caller(), None).await.unwrap();
     assert!(!format!("{:?}", kept.exec()).contains("hidden"));
 }
 
@@ -125,7 +125,7 @@ async fn a_long_request_is_not_remembered() {
         Exec::argv(std::iter::once("true".to_owned()).chain((0..9999).map(|n| n.to_string()))),
         Exec::new("true").env(&long[..100_000], "").stdin_bytes(long.clone()),
     ] {
-        let kept = service.keep(exec, caller()).await.unwrap();
+        let kept = service.keep(exec, caller(), None).await.unwrap();
         kept.ended().await;
         assert!(format!("{:?}", kept.exec()).len() < 8 << 10, "{:?}", kept.exec());
     }

@@ -11,6 +11,7 @@ mod exit_codes;
 mod formats;
 mod network;
 mod other_commands;
+mod sandboxes;
 mod server;
 mod signals;
 mod stdin;

@@ -43,10 +43,15 @@ async def test_tools_tell_the_truth_about_themselves(reach):
     async with reach.client() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         names = ["exec_command", "exec_output", "exec_input", "exec_kill"]
+        names += ["create_sandbox", "end_sandbox", "read_file", "write_file", "list_files"]
         assert list(tools) == names
         hints = tools["exec_command"].annotations
         assert (hints.read_only_hint, hints.destructive_hint) == (False, True)
-        assert tools["exec_output"].annotations.read_only_hint
+        for name in ["exec_output", "read_file", "list_files"]:
+            assert tools[name].annotations.read_only_hint
+        assert tools["end_sandbox"].annotations.destructive_hint
+        for name in ["create_sandbox", "write_file"]:
+            assert not tools[name].annotations.destructive_hint
         assert all(tool.output_schema for tool in tools.values())
         assert "sandbox" in client.instructions.lower()
 

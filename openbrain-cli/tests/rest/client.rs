@@ -162,6 +162,11 @@ impl Reply {
 }
 
 impl Streaming {
+    /// What comes next; `None` at the end of the body.
+    pub(crate) fn piece(&mut self) -> Option<Vec<u8>> {
+        self.client.chunk()
+    }
+
     /// The next line, without its end; `None` at the end of the body.
     pub(crate) fn line(&mut self) -> Option<String> {
         loop {

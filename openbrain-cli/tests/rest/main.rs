@@ -14,4 +14,5 @@ mod lifecycle;
 mod load;
 mod malformed;
 mod operated;
+mod sandboxes;
 mod streams;

@@ -1,5 +1,5 @@
-//! The audit log: a record of the start and the end of every command that the settings want
-//! recorded, as JSON Lines that only their owner can read.
+//! The audit log: a record of the start and the end of every command, and of every sandbox that stays
+//! open, that the settings want recorded, as JSON Lines that only their owner can read.
 //!
 //! The start is written before the command is started, and without it the command does not run. The
 //! end is written when the command has ended, though nobody reads its output and though everything
@@ -14,28 +14,35 @@ mod command;
 mod file;
 mod read;
 mod record;
+mod tenancy;
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use self::tenancy::Tenancy;
 use self::{command::beginning, file::LogFile};
 pub use self::{
     read::{Line, read},
-    record::{Cut, End, Failure, Policy, Record, Refused, Request, Run, Server, Start, Status},
+    record::{
+        Cut, End, Failure, Opens, Policy, Record, Refused, Request, Run, Server, Start, Status,
+    },
 };
 use crate::{
     caller::Caller,
     error::{Error, ErrorKind, Result},
     exec::Exec,
+    new_sandbox::NewSandbox,
     output,
     process::{self, Facts, Observer, Outcome},
-    spec::{Place, SandboxSpec, Spec},
+    sandbox::Limits,
+    script::SHELL,
+    spec::{Place, SandboxSpec, SessionSpec, Spec},
 };
 
 /// The longest a record may be as it is; a longer one is [cut](cut_down).
@@ -77,13 +84,27 @@ impl Log {
             surface: caller.surface,
             caller: caller.name.clone(),
             pid: std::process::id(),
-            command,
+            command: Some(command),
+            opens: None,
             command_cut,
             env: exec.env.keys().cloned().collect(),
             workdir: exec.workdir.as_ref().map(|path| path.to_string_lossy().into_owned()),
             sandbox: exec.sandbox,
         };
         Asked { log: Arc::clone(self), request }
+    }
+
+    /// Takes note of a request for a sandbox that stays open, and writes nothing yet.
+    pub(crate) fn asked_to_open(
+        self: &Arc<Self>,
+        exec_id: &str,
+        caller: &Caller,
+        new: &NewSandbox,
+    ) -> Asked {
+        let mut asked = self.asked(exec_id, caller, &new.as_exec());
+        asked.request.command = None;
+        asked.request.opens = Some(Opens { name: new.name.clone(), labels: new.labels.clone() });
+        asked
     }
 
     fn write(&self, record: &Record) -> Result<()> {
@@ -121,9 +142,28 @@ impl Asked {
     ///
     /// When the log cannot be written; the command must not run then.
     pub(crate) fn start(self, spec: &Spec) -> Result<Entry> {
+        self.begin(&spec.place, &spec.shell, spec.timeout, &spec.limits)
+    }
+
+    /// Records that the sandbox is about to be created.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be written; the sandbox must not be created then.
+    pub(crate) fn open(self, spec: &SessionSpec) -> Result<Entry> {
+        self.begin(&spec.place, SHELL, Some(spec.timeout), &spec.limits)
+    }
+
+    fn begin(
+        self,
+        place: &Place,
+        shell: &str,
+        timeout: Option<Duration>,
+        limits: &Limits,
+    ) -> Result<Entry> {
         let Self { log, request } = self;
         let exec_id = request.exec_id.clone();
-        let (backend, sandbox, server) = match &spec.place {
+        let (backend, sandbox, server) = match place {
             Place::Direct => (output::BackendName::Direct, None, None),
             Place::Embedded(sandbox) => (output::BackendName::Embedded, Some(sandbox), None),
             Place::Opensandbox(sandbox, server) => {
@@ -135,9 +175,9 @@ impl Asked {
             request,
             backend,
             server,
-            shell: spec.shell.clone(),
-            timeout_seconds: spec.timeout.map(|timeout| timeout.as_secs_f64()),
-            limits: spec.limits.clone(),
+            shell: shell.to_owned(),
+            timeout_seconds: timeout.map(|timeout| timeout.as_secs_f64()),
+            limits: limits.clone(),
             policy: sandbox.map(Policy::from),
         })))?;
         Ok(Entry { log, exec_id, ended: false })
@@ -162,9 +202,11 @@ impl Entry {
         let (exit_code, signal) = match status {
             Status::Exited => (code, None),
             Status::Signaled => (None, code),
-            Status::TimedOut | Status::Cancelled | Status::NotStarted | Status::Lost => {
-                (None, None)
-            }
+            Status::TimedOut
+            | Status::Cancelled
+            | Status::Kept
+            | Status::NotStarted
+            | Status::Lost => (None, None),
         };
         let (time, exec_id) = (now(), self.exec_id.clone());
         self.log.write(&Record::End(Box::new(End {
@@ -215,13 +257,15 @@ impl From<&Error> for Failure {
 
 impl From<&SandboxSpec> for Policy {
     fn from(sandbox: &SandboxSpec) -> Self {
-        let SandboxSpec { mounts, expose, within: _, network, allowed_hosts, system } = sandbox;
+        let SandboxSpec { mounts, expose, within: _, network, allowed_hosts, system, rootfs } =
+            sandbox;
         Self {
             mounts: mounts.iter().map(ToString::to_string).collect(),
             expose: expose.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             network: network.clone(),
             allowed_hosts: allowed_hosts.clone(),
             system: *system,
+            rootfs: rootfs.as_ref().map(|path| path.to_string_lossy().into_owned()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the log says of a command, as it is written and read.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
-    /// A command is about to be started.
+    /// A command is about to be started, or a sandbox that stays open to be created.
     Start(Box<Start>),
     /// It has ended, or was not started.
     End(Box<End>),
@@ -35,8 +37,12 @@ pub struct Request {
     pub caller: Option<String>,
     /// The process of openbrain.
     pub pid: u32,
-    /// What was to be run. A long command is cut.
-    pub command: Command,
+    /// What was to be run; null for a sandbox that stays open, which runs nothing by itself. A long
+    /// command is cut.
+    pub command: Option<Command>,
+    /// The sandbox that was to be opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens: Option<Opens>,
     /// The whole of a command that is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_cut: Option<Cut>,
@@ -46,6 +52,16 @@ pub struct Request {
     pub workdir: Option<String>,
     /// Whether it asked for a sandbox; null when it left that to the settings.
     pub sandbox: Option<bool>,
+}
+
+/// What a sandbox that stays open is called; its life is recorded as that of a command is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opens {
+    /// The name for people.
+    pub name: Option<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A command that is cut in a record.
@@ -100,6 +116,9 @@ pub struct Policy {
     pub allowed_hosts: Vec<String>,
     /// How the host's system directories appear.
     pub system: System,
+    /// What was in place of them: a directory of the host with an unpacked image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
 }
 
 /// The end of a command.
@@ -158,6 +177,8 @@ pub enum Status {
     TimedOut,
     /// The caller ended it, or gave it up while it was being started.
     Cancelled,
+    /// Of a sandbox: its owner has left it to itself until the end of its time.
+    Kept,
     /// It could not be started: nothing has run.
     NotStarted,
     /// Its sandbox was lost, or openbrain gave it up with everything around it. It was killed as far
@@ -212,6 +233,7 @@ impl Status {
             Self::Signaled => "signaled",
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
+            Self::Kept => "kept",
             Self::NotStarted => "not_started",
             Self::Lost => "lost",
         }

@@ -64,14 +64,27 @@ pub(crate) trait Session: Backend + Owner {
     /// What the caller should know about it.
     fn warnings(&self) -> &[String];
 
-    /// Waits until it has ended, as far as that can be seen from here: a server is asked every 100 s.
-    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    /// Waits until it has ended, as far as that can be seen from here, and says why: a server is asked
+    /// every 100 s.
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd>;
 
     /// The way in for another process.
     fn way_in(&self) -> Result<WayIn>;
 
     /// Carries out an order; returns when that is done.
     fn order(self: Arc<Self>, order: SessionOrder) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Why a sandbox that stays open has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEnd {
+    /// Its time was over.
+    Expired,
+    /// Its owner killed it, or left it to itself.
+    Killed,
+    /// From outside, from within, or in the process that owns it: nobody here knows.
+    Died,
 }
 
 /// Who has an open sandbox: the process that holds it, or one that stands for it.

@@ -1,6 +1,7 @@
 //! A running command: its events, its standard input, and the ways to end it.
 
 mod capture;
+mod expect;
 mod observe;
 mod stdin;
 mod supervise;
@@ -24,6 +25,7 @@ pub(crate) use self::capture::Capture;
 pub(crate) use self::observe::{End, Observer, Outcome};
 pub use self::stdin::ChildStdin;
 use self::{
+    expect::Held,
     observe::{Reading, observe},
     supervise::{Audience, Ending, Inbox, Urgency},
 };
@@ -83,6 +85,8 @@ pub struct Process {
     handle: Handle,
     /// Bytes read so far.
     totals: [u64; 2],
+    /// What was looked at by [`Process::wait_for_output`] and is still to be delivered.
+    held: Held,
     ending: Option<oneshot::Receiver<Result<Ending>>>,
     ended: Option<Ending>,
     drain: Option<Drain>,
@@ -115,7 +119,7 @@ enum Step {
     Ended,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Stdout = 0,
     Stderr = 1,
@@ -172,6 +176,7 @@ impl Process {
             buffer: vec![0; CHUNK].into_boxed_slice(),
             handle: Handle { orders, urgency },
             totals: [0; 2],
+            held: Held::default(),
             ending: Some(ending),
             ended: None,
             drain: None,
@@ -186,17 +191,22 @@ impl Process {
     ///
     /// When the backend lost the command: its end can no longer be learnt.
     pub async fn next_event(&mut self) -> Result<Option<Event>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// As [`Process::next_event`].
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
         if self.is_over() {
-            return Ok(None);
+            return Poll::Ready(Ok(None));
         }
-        Ok(Some(match self.step().await? {
+        Poll::Ready(Ok(Some(match std::task::ready!(self.poll_step(cx))? {
             Step::Read(Stream::Stdout, n) => Event::Stdout(self.buffer[..n].to_vec()),
             Step::Read(Stream::Stderr, n) => Event::Stderr(self.buffer[..n].to_vec()),
             Step::Ended => {
                 let streamed = |total| Captured { total, ..Captured::default() };
                 Event::Ended(Box::new(self.output(self.totals.map(streamed))))
             }
-        }))
+        })))
     }
 
     /// Waits for the end, collecting the output up to the limit (10 MiB for each stream unless the
@@ -269,6 +279,13 @@ impl Process {
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
+        match self.held.deliver(&mut self.buffer) {
+            Some((stream, n)) => Poll::Ready(Ok(Step::Read(stream, n))),
+            None => self.poll_new(cx),
+        }
+    }
+
+    fn poll_new(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step>> {
         // The end is learnt though a stream never pauses: its bytes still come first.
         self.poll_ending(cx)?;
         if !self.drained_enough() {

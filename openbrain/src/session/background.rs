@@ -175,7 +175,7 @@ impl Background {
         let [stdout, stderr] = &memory.streams;
         let read = |stream: &Capture, from| {
             let (offset, bytes) = stream.read(from, LONGEST_CHUNK);
-            LogPart { offset, data: Data::of(bytes) }
+            LogPart { offset, data: bytes.into() }
         };
         let parts = [read(stdout, from.stdout), read(stderr, from.stderr)];
         let are_last =

@@ -3,24 +3,34 @@
 mod background;
 mod bind;
 mod files;
+mod forward;
+mod port;
+mod shell;
+mod tar;
 mod tree;
+mod watch;
 mod work;
 
 pub use self::{
     background::{Background, BackgroundCommand, LogOffsets, LogPart, Logs},
-    files::{FileEntry, FileKind, Files},
+    files::{FileEntry, FileKind, FileReader, FileWriter, Files, Found, WriteOptions},
+    forward::Forward,
+    port::Connection,
+    shell::Shell,
+    tar::TarStream,
     tree::Transfer,
+    watch::{FileChange, FileChangeKind, FileWatch},
 };
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime},
 };
 
 use crate::{
-    backend::{Backend, BoxFuture, Running, Session, SessionOrder},
+    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder},
     error::{Error, ErrorKind, Result},
     exec::Exec,
     new_sandbox::NewSandbox,
@@ -51,9 +61,25 @@ use crate::{
 /// ```
 pub struct Sandbox {
     session: Arc<dyn Session>,
-    spec: SessionSpec,
+    spec: Arc<SessionSpec>,
     runner: Arc<dyn Runner>,
+    expires_at: Arc<Mutex<SystemTime>>,
+    /// Told its end, and nothing after that.
+    witness: Mutex<Option<Witness>>,
 }
+
+/// A sandbox that is there as long as its owner keeps it.
+#[derive(Clone)]
+struct Reference {
+    session: Weak<dyn Session>,
+    spec: Arc<SessionSpec>,
+    runner: Arc<dyn Runner>,
+    expires_at: Arc<Mutex<SystemTime>>,
+}
+
+/// Is told the end of a sandbox once: why it has ended, or nothing when it was kept. Dropped untold, the
+/// sandbox was dropped.
+pub(crate) type Witness = Box<dyn FnOnce(Option<SessionEnd>) + Send>;
 
 /// Who starts the commands of a sandbox: it knows what its maker may ask for, and what is recorded.
 pub(crate) trait Runner: Send + Sync {
@@ -64,6 +90,9 @@ pub(crate) trait Runner: Send + Sync {
         spec: &'a SessionSpec,
         exec: Exec,
     ) -> BoxFuture<'a, Result<Process>>;
+
+    /// Refuses a life that its maker may not give it.
+    fn check_life(&self, time: Duration) -> Result<()>;
 }
 
 impl Sandbox {
@@ -76,8 +105,10 @@ impl Sandbox {
         session: Arc<dyn Session>,
         spec: SessionSpec,
         runner: Arc<dyn Runner>,
+        witness: Option<Witness>,
     ) -> Self {
-        Self { session, spec, runner }
+        let expires_at = Arc::new(Mutex::new(SystemTime::now() + spec.timeout));
+        Self { session, spec: Arc::new(spec), runner, expires_at, witness: Mutex::new(witness) }
     }
 
     /// Starts a command in the sandbox.
@@ -153,13 +184,33 @@ impl Sandbox {
         self.spec.warnings.iter().chain(self.session.warnings()).map(String::as_str)
     }
 
+    /// When its time is over, by the clock of this machine. The time itself is measured by a clock
+    /// that nobody sets.
+    pub fn expires_at(&self) -> SystemTime {
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the sandbox has ended, and says why: killed, at the end of its time, or because its
+    /// processes were killed from outside. The end of one on a server that somebody else deletes shows
+    /// within 100 s.
+    pub async fn ended(&self) -> SessionEnd {
+        let end = Arc::clone(&self.session).ended().await;
+        self.tell(Some(end));
+        end
+    }
+
     /// Lets the sandbox end in so much time from now, instead of when it would have.
     ///
     /// # Errors
     ///
-    /// `invalid_request` for a time that cannot be meant; `sandbox_lost` when it has ended.
+    /// `invalid_request` for a time that cannot be meant; `policy_denied` for one above
+    /// `server.max_timeout_seconds` when a remote caller created it; `sandbox_lost` when it has ended.
     pub async fn renew(&self, timeout: Duration) -> Result<()> {
-        self.order(SessionOrder::Renew(check_timeout(timeout)?)).await
+        self.runner.check_life(timeout)?;
+        self.order(SessionOrder::Renew(check_timeout(timeout)?)).await?;
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) =
+            SystemTime::now() + timeout;
+        Ok(())
     }
 
     /// Stops every process in the sandbox. Its time goes on, and so do the deadlines of its commands.
@@ -187,13 +238,9 @@ impl Sandbox {
     ///
     /// When the end cannot be confirmed.
     pub async fn kill(&self) -> Result<()> {
-        self.order(SessionOrder::Kill).await
-    }
-
-    /// Waits until the sandbox has ended: killed, at the end of its time, or because its processes were
-    /// killed from outside. The end of one on a server that somebody else deletes shows within 100 s.
-    pub async fn ended(&self) {
-        Arc::clone(&self.session).ended().await;
+        self.order(SessionOrder::Kill).await?;
+        self.tell(Some(SessionEnd::Killed));
+        Ok(())
     }
 
     /// Leaves the sandbox to itself until the end of its time: neither the drop of this value nor the
@@ -204,7 +251,19 @@ impl Sandbox {
     ///
     /// `sandbox_lost` when it has ended.
     pub async fn keep(self) -> Result<()> {
-        self.order(SessionOrder::Keep).await
+        self.order(SessionOrder::Keep).await?;
+        self.tell(None);
+        Ok(())
+    }
+
+    fn reference(&self) -> Reference {
+        let session = Arc::downgrade(&self.session);
+        Reference {
+            session,
+            spec: Arc::clone(&self.spec),
+            runner: Arc::clone(&self.runner),
+            expires_at: Arc::clone(&self.expires_at),
+        }
     }
 
     pub(crate) fn spec(&self) -> &SessionSpec {
@@ -218,6 +277,33 @@ impl Sandbox {
     async fn order(&self, order: SessionOrder) -> Result<()> {
         Arc::clone(&self.session).order(order).await
     }
+
+    fn tell(&self, end: Option<SessionEnd>) {
+        let witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(witness) = witness {
+            witness(end);
+        }
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Reference {
+    /// The sandbox, to be dropped soon: it does not end before that.
+    fn sandbox(&self) -> Result<Sandbox> {
+        let session = self.session.upgrade().ok_or_else(dropped)?;
+        let Self { spec, runner, expires_at, .. } = self.clone();
+        Ok(Sandbox { session, spec, runner, expires_at, witness: Mutex::default() })
+    }
+}
+
+fn dropped() -> Error {
+    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+        .with_remedy("keep the `Sandbox` as long as commands run in it")
 }
 
 /// A place to run commands that is there as long as its sandbox.
@@ -226,13 +312,7 @@ struct Inside(Weak<dyn Session>);
 
 impl Backend for Inside {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(async move {
-            let session = self.0.upgrade().ok_or_else(|| {
-                Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-                    .with_remedy("keep the `Sandbox` as long as commands run in it")
-            })?;
-            session.spawn(spec).await
-        })
+        Box::pin(async move { self.0.upgrade().ok_or_else(dropped)?.spawn(spec).await })
     }
 }
 

@@ -4,9 +4,10 @@
 //! belongs to, with no link on the way (`openat2(2)`).
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::{
         fd::OwnedFd,
         unix::{
@@ -18,13 +19,13 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, SeekFrom};
 use tokio::io::AsyncWriteExt;
 
 use super::{
     Sandbox,
     files::{FileEntry, FileKind},
-    work::{Work, failed},
+    work::{Piece, Work, failed},
 };
 use crate::{
     backend::helper::wire::{self, Entry, work},
@@ -36,16 +37,27 @@ use crate::{
 /// How much of a file is read at a time.
 const PIECE: usize = 64 * 1024;
 
+/// How many names of what was left out are kept: there may be more than memory for them.
+const MOST_SKIPPED: usize = 10_000;
+
 /// What was copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transfer {
     /// How many files, directories and links.
     pub entries: u64,
-    /// Bytes of the contents of files.
+    /// Bytes of the contents of files, without their holes; a file with several names counts once.
     pub bytes: u64,
-    /// What is neither, and was left out.
+    /// What is neither, and was left out; the first 10,000 of them.
     pub skipped: Vec<PathBuf>,
+}
+
+impl Transfer {
+    pub(super) fn skip(&mut self, path: PathBuf) {
+        if self.skipped.len() < MOST_SKIPPED {
+            self.skipped.push(path);
+        }
+    }
 }
 
 pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<Transfer> {
@@ -56,7 +68,7 @@ pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<
     let mut work = Work::start(sandbox, work::UNPACK, &[to], Stdin::Pipe).await?;
     let mut transfer = Transfer::default();
     if let Some(stdin) = work.take_stdin() {
-        let mut sender = Sender { stdin, transfer: &mut transfer };
+        let mut sender = Sender { stdin, names: HashMap::new(), transfer: &mut transfer };
         match sender.send_tree(from).await {
             // Whoever reads no more says why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -70,6 +82,8 @@ pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<
 /// Tells the helper of a tree of the host.
 struct Sender<'a> {
     stdin: ChildStdin,
+    /// The first names of files with several, by device and inode.
+    names: HashMap<(u64, u64), PathBuf>,
     transfer: &'a mut Transfer,
 }
 
@@ -92,14 +106,15 @@ impl Sender<'_> {
 
     async fn send(&mut self, place: &Path, path: PathBuf, meta: &fs::Metadata) -> io::Result<()> {
         let kind = meta.file_type();
-        let link = match kind.is_symlink() {
-            true => fs::read_link(place)?,
-            false => PathBuf::new(),
-        };
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
-            self.transfer.skipped.push(path);
+            self.transfer.skip(path);
             return Ok(());
         }
+        let link = match kind.is_symlink() {
+            true => fs::read_link(place)?,
+            false => self.first_name(&path, meta),
+        };
+        let has_content = kind.is_file() && link.as_os_str().is_empty();
         let entry = Entry {
             mode: meta.permissions().mode(),
             mtime: meta.mtime(),
@@ -107,30 +122,78 @@ impl Sender<'_> {
             size: meta.size(),
             path: path.as_os_str().len() as u32,
             link: link.as_os_str().len() as u32,
-            has_content: u32::from(kind.is_file()),
+            has_content: u32::from(has_content),
             ..Entry::default()
         };
         self.stdin.write_all(wire::bytes_of(&entry)).await?;
         self.stdin.write_all(path.as_os_str().as_bytes()).await?;
         self.stdin.write_all(link.as_os_str().as_bytes()).await?;
-        if kind.is_file() {
-            self.send_content(File::open(place)?).await?;
+        if has_content {
+            self.send_content(File::open(place)?, meta.blocks() * 512 < meta.size()).await?;
         }
         self.transfer.entries += 1;
         Ok(())
     }
 
-    async fn send_content(&mut self, mut file: File) -> io::Result<()> {
+    /// The name by which a file was sent already; empty for one that was not.
+    fn first_name(&mut self, path: &Path, meta: &fs::Metadata) -> PathBuf {
+        if meta.is_dir() || meta.nlink() < 2 {
+            return PathBuf::new();
+        }
+        let first = self.names.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned());
+        if first == path { PathBuf::new() } else { first.clone() }
+    }
+
+    async fn send_content(&mut self, file: File, has_holes: bool) -> io::Result<()> {
+        if !has_holes || !self.send_with_holes(&file).await? {
+            self.send_bytes(&file).await?;
+        }
+        self.stdin.write_all(&[0; 4]).await
+    }
+
+    /// False, with nothing sent, when the file system does not tell of holes.
+    async fn send_with_holes(&mut self, mut file: &File) -> io::Result<bool> {
+        let mut at = 0;
+        loop {
+            let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                // Nothing but a hole up to the end.
+                Err(rustix::io::Errno::NXIO) => {
+                    let end = rustix::fs::seek(file, SeekFrom::End(0))?;
+                    self.send_hole(end.saturating_sub(at)).await?;
+                    return Ok(true);
+                }
+                Err(_) if at == 0 => return Ok(false),
+                Err(error) => return Err(error.into()),
+            };
+            let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
+            self.send_hole(data - at).await?;
+            file.seek(io::SeekFrom::Start(data))?;
+            self.send_bytes(file.take(hole - data)).await?;
+            at = hole;
+        }
+    }
+
+    async fn send_bytes(&mut self, mut from: impl Read) -> io::Result<()> {
         let mut piece = vec![0; 4 + PIECE];
         loop {
-            let length = file.read(&mut piece[4..])?;
-            piece[..4].copy_from_slice(&(length as u32).to_ne_bytes());
-            self.stdin.write_all(&piece[..4 + length]).await?;
-            self.transfer.bytes += length as u64;
+            let length = from.read(&mut piece[4..])?;
             if length == 0 {
                 return Ok(());
             }
+            piece[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            self.stdin.write_all(&piece[..4 + length]).await?;
+            self.transfer.bytes += length as u64;
         }
+    }
+
+    async fn send_hole(&mut self, mut count: u64) -> io::Result<()> {
+        while count > 0 {
+            let part = count.min(u64::from(work::HOLE - 1));
+            self.stdin.write_all(&(work::HOLE | part as u32).to_ne_bytes()).await?;
+            count -= part;
+        }
+        Ok(())
     }
 }
 
@@ -140,20 +203,45 @@ pub(super) async fn download(sandbox: &Sandbox, from: &Path, to: &Path) -> Resul
     let mut transfer = Transfer::default();
     while let Some((entry, described)) = work.next_entry().await? {
         if described.kind == FileKind::Other {
-            transfer.skipped.push(described.path);
+            transfer.skip(described.path);
             continue;
         }
         let file = place.make(&described)?;
         if let (Some(mut file), 1) = (file, entry.has_content) {
-            while let Some(piece) = work.next_piece().await? {
-                file.write_all(piece).map_err(|e| place.cannot(&described.path, e))?;
-                transfer.bytes += piece.len() as u64;
-            }
-            finish(&file, &described).map_err(|e| place.cannot(&described.path, e))?;
+            let cannot = |error| place.cannot(&described.path, error);
+            transfer.bytes += receive(&mut work, &mut file, cannot).await?;
+            finish(&file, &described).map_err(cannot)?;
         }
         transfer.entries += 1;
     }
     Ok(transfer)
+}
+
+/// Writes the content of a file, with its holes; returns how many bytes it has beside them.
+async fn receive(
+    work: &mut Work,
+    file: &mut File,
+    cannot: impl Fn(io::Error) -> Error,
+) -> Result<u64> {
+    let (mut length, mut holes) = (0u64, 0);
+    loop {
+        match work.next_piece().await? {
+            Piece::Bytes(bytes) => {
+                file.write_all(bytes).map_err(&cannot)?;
+                length += bytes.len() as u64;
+            }
+            Piece::Hole(count) => {
+                file.seek_relative(count.into()).map_err(&cannot)?;
+                holes += u64::from(count);
+            }
+            Piece::End => break,
+        }
+    }
+    if holes > 0 {
+        // A hole at the end is there once the file is so long.
+        file.set_len(length + holes).map_err(&cannot)?;
+    }
+    Ok(length)
 }
 
 /// Gives a new file its permissions and its time.
@@ -207,6 +295,12 @@ impl Place {
             (FileKind::Link, Some(target)) => {
                 make_room(&directory, name)?;
                 rustix::fs::symlinkat(target, &directory, name)?;
+                Ok(None)
+            }
+            (FileKind::File, Some(first)) => {
+                let (from, first) = self.parent(first)?;
+                make_room(&directory, name)?;
+                rustix::fs::linkat(&from, first, &directory, name, AtFlags::empty())?;
                 Ok(None)
             }
             _ => {
@@ -287,6 +381,10 @@ mod tests {
             assert!(place.make(&entry(path, FileKind::File, None)).is_err(), "{path}");
         }
         assert!(place.make(&entry("away", FileKind::Directory, None)).is_err());
+        // No name is given to what is beside.
+        for first in ["../out/file", "there/file", "away/file", absolute.to_str().unwrap()] {
+            assert!(place.make(&entry("name", FileKind::File, Some(first))).is_err(), "{first}");
+        }
         // A file in place of a link replaces the link and not what it leads to.
         symlink(outside.join("file"), inside.join("link")).unwrap();
         fs::hard_link(outside.join("file"), inside.join("hard")).unwrap();

@@ -2,9 +2,11 @@
 
 use std::{
     ffi::OsString,
+    future::poll_fn,
     io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +15,7 @@ use super::{
     files::{FileEntry, FileKind},
 };
 use crate::{
-    backend::helper::wire::{self, Entry, work},
+    backend::helper::wire::{self, Change, Entry, work},
     error::{Error, ErrorKind, Result},
     event::Event,
     exec::{Exec, Stdin},
@@ -25,15 +27,28 @@ use crate::{
 const HELPER: &str = "/proc/self/exe";
 
 /// The longest path that Linux takes (`PATH_MAX`).
-const PATH_MAX: u32 = 4096;
+pub(super) const PATH_MAX: u32 = 4096;
 
 /// The longest piece of a file's content.
 const LONGEST_PIECE: u32 = 64 * 1024;
 
-/// Work that has begun, and what it says.
+/// A part of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece<T> {
+    Bytes(T),
+    /// So many zeros that take no room.
+    Hole(u32),
+    /// The end.
+    End,
+}
+
+/// Work that has begun, and what it says. Dropping it ends it.
+#[derive(Debug)]
 pub(super) struct Work {
     process: Process,
+    /// What is said of a failure, and of which kind it is.
     what: String,
+    kind: ErrorKind,
     heard: Vec<u8>,
     /// How much of `heard` was taken.
     taken: usize,
@@ -50,17 +65,33 @@ impl Work {
         paths: &[&Path],
         stdin: Stdin,
     ) -> Result<Self> {
-        let name = String::from_utf8_lossy(name);
-        let files = String::from_utf8_lossy(work::FILES);
-        let mut argv = vec![HELPER.to_owned(), files.into_owned(), name.clone().into_owned()];
+        let mut arguments = Vec::new();
         for path in paths {
-            argv.push(text(path)?);
+            arguments.push(text(path)?);
         }
         let on = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
-        let process = sandbox.spawn(Exec::argv(argv).stdin(stdin)).await?;
-        let what = format!("cannot {name} `{on}` in the sandbox");
+        let what = format!("cannot {} `{on}` in the sandbox", String::from_utf8_lossy(name));
+        let exec = Self::command(name, arguments).stdin(stdin);
+        Self::spawn(sandbox, exec, what, ErrorKind::FileFailed).await
+    }
+
+    /// The command that does this work.
+    pub(super) fn command(name: &[u8], arguments: impl IntoIterator<Item = String>) -> Exec {
+        let words = [HELPER.as_bytes(), work::FILES, name];
+        let words = words.map(|word| String::from_utf8_lossy(word).into_owned());
+        Exec::argv(words.into_iter().chain(arguments))
+    }
+
+    /// Starts the command of some work; `what` and `kind` are those of its failure.
+    pub(super) async fn spawn(
+        sandbox: &Sandbox,
+        exec: Exec,
+        what: String,
+        kind: ErrorKind,
+    ) -> Result<Self> {
+        let process = sandbox.spawn(exec).await?;
         let (heard, said) = (Vec::new(), Vec::new());
-        Ok(Self { process, what, heard, taken: 0, said, is_over: false })
+        Ok(Self { process, what, kind, heard, taken: 0, said, is_over: false })
     }
 
     pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
@@ -70,18 +101,22 @@ impl Work {
     /// Waits until there are so many bytes; false when there is nothing more. The end of the work is
     /// looked at there, so that nothing of a failed one is taken for all of it.
     async fn fill(&mut self, count: usize) -> Result<bool> {
+        poll_fn(|cx| self.poll_fill(cx, count)).await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, count: usize) -> Poll<Result<bool>> {
         if self.taken > LONGEST_PIECE as usize {
             self.heard.drain(..self.taken);
             self.taken = 0;
         }
         while self.heard.len() - self.taken < count {
             if self.is_over {
-                return match self.heard.len() == self.taken {
+                return Poll::Ready(match self.heard.len() == self.taken {
                     true => Ok(false),
                     false => Err(self.garbled()),
-                };
+                });
             }
-            match self.process.next_event().await? {
+            match ready!(self.process.poll_event(cx))? {
                 Some(Event::Stdout(bytes)) => self.heard.extend_from_slice(&bytes),
                 Some(Event::Ended(output)) => {
                     self.is_over = true;
@@ -90,13 +125,18 @@ impl Work {
                 Some(Event::Stderr(bytes)) => {
                     self.said.extend_from_slice(&bytes);
                     if !work::FILES.starts_with(&self.said) {
-                        return Err(self.no_helper());
+                        return Poll::Ready(Err(self.no_helper()));
                     }
                 }
                 None => self.is_over = true,
             }
         }
-        Ok(true)
+        Poll::Ready(Ok(true))
+    }
+
+    /// Waits until it is known whether the work can be done: until it says something, or is done.
+    pub(super) async fn begun(&mut self) -> Result<()> {
+        self.fill(1).await.map(drop)
     }
 
     /// The next bytes, exactly so many; none at the end.
@@ -104,8 +144,7 @@ impl Work {
         if count > 0 && !self.fill(count).await? {
             return Ok(None);
         }
-        self.taken += count;
-        Ok(Some(&self.heard[self.taken - count..self.taken]))
+        Ok(Some(self.took(count)))
     }
 
     /// Whatever comes next; none at the end.
@@ -131,9 +170,27 @@ impl Work {
             mode: entry.mode & 0o7777,
             size: entry.size,
             modified: time(entry.mtime, entry.mtime_ns),
-            target: (kind == FileKind::Link).then_some(link),
+            target: (entry.link > 0).then_some(link),
         };
         Ok(Some((entry, described)))
+    }
+
+    /// What has happened next in a directory that is watched; none at the end.
+    pub(super) async fn next_change(&mut self) -> Result<Option<(Change, PathBuf)>> {
+        // Nothing is taken before all is there, so that a wait can be given up.
+        let size = size_of::<Change>();
+        if !self.fill(size).await? {
+            return Ok(None);
+        }
+        let change = wire::read::<Change>(&self.heard, self.taken);
+        let change =
+            change.filter(|change| change.path <= PATH_MAX).ok_or_else(|| self.garbled())?;
+        let length = change.path as usize;
+        if !self.fill(size + length).await? {
+            return Err(self.garbled());
+        }
+        let path = self.took(size + length)[size..].to_vec();
+        Ok(Some((change, OsString::from_vec(path).into())))
     }
 
     async fn take_path(&mut self, length: u32) -> Result<PathBuf> {
@@ -141,20 +198,46 @@ impl Work {
         bytes.map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| self.garbled())
     }
 
-    /// The next piece of a file's content; none at its end.
-    pub(super) async fn next_piece(&mut self) -> Result<Option<&[u8]>> {
-        let length = self.take(4).await?.and_then(|bytes| wire::read::<u32>(bytes, 0));
-        match length {
-            Some(0) => Ok(None),
-            Some(length @ 1..=LONGEST_PIECE) if self.fill(length as usize).await? => {
-                self.take(length as usize).await
-            }
-            _ => Err(self.garbled()),
+    /// The next piece of a file's content.
+    pub(super) async fn next_piece(&mut self) -> Result<Piece<&[u8]>> {
+        Ok(match poll_fn(|cx| self.poll_piece(cx)).await? {
+            Piece::Bytes(length) => Piece::Bytes(self.took(length)),
+            Piece::Hole(length) => Piece::Hole(length),
+            Piece::End => Piece::End,
+        })
+    }
+
+    /// Waits for the next piece, whose bytes are [`took`](Self::took) then.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece<usize>>> {
+        const HEADER: usize = size_of::<u32>();
+        let is_there = ready!(self.poll_fill(cx, HEADER))?;
+        let length = wire::read::<u32>(&self.heard, self.taken).filter(|_| is_there);
+        let (piece, count) = match length {
+            Some(0) => (Piece::End, 0),
+            Some(length @ 1..=LONGEST_PIECE) => (Piece::Bytes(length as usize), length as usize),
+            Some(length) if length > work::HOLE => (Piece::Hole(length & !work::HOLE), 0),
+            _ => return Poll::Ready(Err(self.garbled())),
+        };
+        if !ready!(self.poll_fill(cx, HEADER + count))? {
+            return Poll::Ready(Err(self.garbled()));
         }
+        self.taken += HEADER;
+        Poll::Ready(Ok(piece))
+    }
+
+    /// So many bytes, of those that are there.
+    pub(super) fn took(&mut self, count: usize) -> &[u8] {
+        self.taken += count;
+        &self.heard[self.taken - count..self.taken]
     }
 
     /// Waits until the work is done, and says whether it was.
     pub(super) async fn finish(mut self) -> Result<()> {
+        self.rest().await
+    }
+
+    /// As [`finish`](Self::finish), for work that is still needed.
+    pub(super) async fn rest(&mut self) -> Result<()> {
         while self.next_bytes().await?.is_some() {}
         Ok(())
     }
@@ -176,10 +259,10 @@ impl Work {
             Status::TimedOut => io::ErrorKind::TimedOut.into(),
             Status::Signaled(_) | Status::Cancelled => io::ErrorKind::Interrupted.into(),
         };
-        Err(failed(&self.what, error))
+        Err(Error::new(self.kind, &self.what).with_source(error))
     }
 
-    fn garbled(&self) -> Error {
+    pub(super) fn garbled(&self) -> Error {
         Error::new(ErrorKind::Internal, format!("{}: the answer is garbled", self.what))
             .with_remedy("report this with the output of `openbrain doctor --json`")
     }
@@ -190,15 +273,24 @@ pub(super) fn failed(what: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::FileFailed, what).with_source(error)
 }
 
-fn text(path: &Path) -> Result<String> {
+/// The error as one of a stream; what the operating system said stays what it was.
+pub(super) fn as_io(error: Error) -> io::Error {
+    let kind = error.io_kind().unwrap_or(io::ErrorKind::ConnectionAborted);
+    io::Error::new(kind, error)
+}
+
+/// A path as the helper takes it: as text, whatever its bytes are.
+pub(super) fn text(path: &Path) -> Result<String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= PATH_MAX as usize {
         return Err(Error::invalid(format!("{path:?} cannot be a path")));
     }
-    path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::invalid(format!("path {path:?} is not UTF-8"))
-            .with_remedy("work on it by a command, or on the directory that it is in")
-    })
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text += &chunk.valid().replace('%', "%25");
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02x}")));
+    }
+    Ok(text)
 }
 
 fn kind_of(entry: &Entry) -> FileKind {

@@ -11,7 +11,7 @@ use crate::{sandbox::Limits, spec::System};
 type Comparison = fn(&Settings, &Settings) -> bool;
 
 /// For every key, when a project's value is at least as strict as the user's.
-const RULES: [(&str, Comparison); 48] = [
+const RULES: [(&str, Comparison); 49] = [
     ("security.mode", |user, project| project.security.mode >= user.security.mode),
     ("security.allow_direct", |user, project| {
         user.security.allow_direct || !project.security.allow_direct
@@ -96,6 +96,9 @@ const RULES: [(&str, Comparison); 48] = [
     ("server.pass_env", |user, project| within(&project.server.pass_env, &user.server.pass_env)),
     ("server.max_execs", |user, project| project.server.max_execs <= user.server.max_execs),
     ("server.max_queue", |user, project| project.server.max_queue <= user.server.max_queue),
+    ("server.max_sandboxes", |user, project| {
+        project.server.max_sandboxes <= user.server.max_sandboxes
+    }),
     ("server.max_body", |user, project| project.server.max_body <= user.server.max_body),
     ("server.max_kept_output", |user, project| {
         project.server.max_kept_output <= user.server.max_kept_output

@@ -191,6 +191,7 @@ impl SandboxSettings {
             network,
             allowed_hosts,
             system: self.system,
+            rootfs: None,
         };
         Ok(match server {
             None => Place::Embedded(sandbox),

@@ -52,6 +52,8 @@ pub struct ServerSettings {
     pub max_execs: u32,
     /// Most requests that wait for one of them to end; more are refused. Default: 256.
     pub max_queue: u32,
+    /// Most sandboxes that callers keep open at once; more are refused. Default: 16.
+    pub max_sandboxes: u32,
     /// Longest body of a request, in bytes or as a text such as `16MiB`. Default: 16 MiB.
     #[serde(serialize_with = "size::serialize", deserialize_with = "size::deserialize")]
     #[schemars(with = "serde_size::Size")]
@@ -60,8 +62,9 @@ pub struct ServerSettings {
     #[serde(serialize_with = "size::serialize", deserialize_with = "size::deserialize")]
     #[schemars(with = "serde_size::Size")]
     pub max_kept_output: u64,
-    /// Longest time that a caller's command may run, and what it gets when it names none. Seconds
-    /// or a text. Default: one hour.
+    /// Longest time that a caller's command may run, and what it gets when it names none; longest time
+    /// that a caller's sandbox stays open from its creation, and from each renewal. Seconds or a text.
+    /// Default: one hour.
     #[serde(rename = "max_timeout_seconds", with = "grammar::timeout")]
     #[schemars(with = "grammar::SecondsOrText")]
     pub max_timeout: Duration,
@@ -253,6 +256,7 @@ impl Default for ServerSettings {
             pass_env: PASS_ENV.map(Into::into).into(),
             max_execs: 64,
             max_queue: 256,
+            max_sandboxes: 16,
             max_body: 16 << 20,
             max_kept_output: 256 << 20,
             max_timeout: Duration::from_secs(3600),

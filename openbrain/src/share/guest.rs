@@ -16,7 +16,9 @@ use super::{
     wire::{Account, Answer, Connection, Facts, Failure, Request},
 };
 use crate::{
-    backend::{self, Backend, BoxFuture, Ended, Owner, Running, Session, SessionOrder, WayIn},
+    backend::{
+        self, Backend, BoxFuture, Ended, Owner, Running, Session, SessionEnd, SessionOrder, WayIn,
+    },
     error::{Error, ErrorKind, Result},
     exec::Exec,
     output::BackendName,
@@ -98,7 +100,7 @@ impl Joined {
             host: Arc::clone(&host),
         };
         let spec: SessionSpec = facts.spec();
-        Ok(Self { sandbox: Sandbox::new(Arc::new(session), spec, runner), host })
+        Ok(Self { sandbox: Sandbox::new(Arc::new(session), spec, runner, None), host })
     }
 
     /// What its owner tells of it.
@@ -355,10 +357,11 @@ impl Session for Guest {
             .with_remedy("join it by its id instead"))
     }
 
-    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd> {
         let mut ends = self.host.ends.clone();
         Box::pin(async move {
             let _ = ends.wait_for(Option::is_some).await;
+            SessionEnd::Died
         })
     }
 

@@ -52,7 +52,6 @@ struct Host {
 }
 
 struct State {
-    expires_at: SystemTime,
     paused: bool,
     commands: Vec<Background>,
 }
@@ -72,8 +71,7 @@ impl Shared {
             Error::system(format!("cannot listen in `{}`", directory.path.display()), e)
         })?;
         let created_at = SystemTime::now();
-        let expires_at = created_at + sandbox.spec().timeout;
-        let state = Mutex::new(State { expires_at, paused: false, commands: Vec::new() });
+        let state = Mutex::new(State { paused: false, commands: Vec::new() });
         Ok(Self { host: Arc::new(Host { sandbox, created_at, state }), listener, directory })
     }
 
@@ -94,7 +92,7 @@ impl Shared {
         let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
-                () = &mut ended => break,
+                _ = &mut ended => break,
                 accepted = self.listener.accept(), if guests.len() < MOST_GUESTS => match accepted {
                     Ok((socket, _)) if is_own(&socket) => {
                         let host = Arc::clone(&self.host);
@@ -138,7 +136,7 @@ impl Host {
             labels: self.sandbox.labels().clone(),
             backend: self.sandbox.backend(),
             created_at: self.created_at,
-            expires_at: state.expires_at,
+            expires_at: self.sandbox.expires_at(),
             paused: state.paused,
             commands: state.commands.iter().filter(|command| !command.has_ended()).count(),
         }
@@ -197,7 +195,12 @@ impl Host {
         let facts: Answer<Facts> = Ok(Facts {
             about: self.about(),
             place: spec.place.clone(),
-            timeout: spec.timeout,
+            timeout: self
+                .sandbox
+                .expires_at()
+                .duration_since(SystemTime::now())
+                .unwrap_or_default()
+                .max(Duration::from_millis(1)),
             command_timeout: spec.command_timeout,
             workdir: spec.workdir.clone(),
             env: spec.env.clone(),
@@ -208,7 +211,7 @@ impl Host {
         });
         guest.send(&facts, door.as_ref()).await?;
         tokio::select! {
-            () = self.sandbox.ended() => {}
+            _ = self.sandbox.ended() => {}
             // A guest says nothing more here: it has gone.
             _ = guest.receive::<Request>() => return Ok(()),
         }
@@ -239,14 +242,16 @@ impl Host {
     }
 
     async fn order(&self, order: SessionOrder) -> Result<()> {
-        let session = Arc::clone(self.sandbox.session());
-        session.order(order).await?;
-        let mut state = self.state();
+        let Self { sandbox, .. } = self;
         match order {
-            SessionOrder::Renew(time) => state.expires_at = SystemTime::now() + time,
-            SessionOrder::Pause => state.paused = true,
-            SessionOrder::Resume => state.paused = false,
-            SessionOrder::Keep | SessionOrder::Kill => {}
+            SessionOrder::Renew(time) => sandbox.renew(time).await?,
+            SessionOrder::Pause => sandbox.pause().await?,
+            SessionOrder::Resume => sandbox.resume().await?,
+            SessionOrder::Kill => sandbox.kill().await?,
+            SessionOrder::Keep => {}
+        }
+        if let SessionOrder::Pause | SessionOrder::Resume = order {
+            self.state().paused = order == SessionOrder::Pause;
         }
         Ok(())
     }

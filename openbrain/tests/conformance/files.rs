@@ -1,8 +1,12 @@
 //! The files of a sandbox, from outside.
 
 use std::{
+    ffi::OsStr,
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -11,7 +15,7 @@ use openbrain::{ErrorKind, Exec, FileKind, NewSandbox, Result, Sandbox};
 
 use crate::support::Fixture;
 
-async fn shell(sandbox: &Sandbox, script: &str) -> String {
+pub(crate) async fn shell(sandbox: &Sandbox, script: &str) -> String {
     let output = sandbox.run(Exec::new(script)).await.unwrap();
     assert!(output.success(), "{script}: {}", output.stderr_text());
     output.stdout_text()
@@ -139,7 +143,7 @@ pub(crate) async fn what_is_wrong_with_a_file_is_told(f: &Fixture) {
 }
 
 /// Everything about a tree that a copy keeps.
-fn look(root: &Path) -> Vec<(PathBuf, String)> {
+pub(crate) fn look(root: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut left = vec![root.to_owned()];
     while let Some(directory) = left.pop() {
@@ -168,7 +172,7 @@ fn look(root: &Path) -> Vec<(PathBuf, String)> {
 }
 
 /// A tree with what is easily lost on the way.
-fn plant(root: &Path) {
+pub(crate) fn plant(root: &Path) {
     fs::create_dir_all(root.join("deep/er/still")).unwrap();
     fs::create_dir(root.join("empty")).unwrap();
     for (name, content, mode) in [
@@ -260,4 +264,116 @@ pub(crate) async fn links_lead_through_the_sandbox(f: &Fixture) {
     assert_ne!(fs::read("/etc/passwd").unwrap(), inside.as_bytes());
     assert!(files.read(format!("/tmp/l/root{}", secret.display())).await.is_err());
     assert!(files.write("/tmp/l/passwd", "mine").await.is_err() || f.place.is_on_a_server());
+}
+
+pub(crate) async fn paths_need_not_be_text(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let path = |name: &[u8]| Path::new("/tmp/odd").join(OsStr::from_bytes(name));
+    let names: [&[u8]; 6] =
+        [b"\xff\xfe", b"100%", b"%41%zz%", b"a\xc3\x28%ff", b"\xe2\x82", "é".as_bytes()];
+    for name in names {
+        files.write(path(name), name).await.unwrap();
+        assert_eq!(files.read(path(name)).await.unwrap(), name);
+        assert_eq!(files.stat(path(name)).await.unwrap().path, path(name));
+    }
+    let mut expected = names.map(|name| Path::new(OsStr::from_bytes(name)).to_owned());
+    expected.sort();
+    let listed = files.list("/tmp/odd").await.unwrap();
+    assert_eq!(listed.into_iter().map(|e| e.path).collect::<Vec<_>>(), expected);
+    assert_eq!(files.search("/tmp/odd", "*%*").await.unwrap().len(), 3);
+    for name in names {
+        files.rename(path(name), path(b"moved \xff")).await.unwrap();
+        files.remove(path(b"moved \xff")).await.unwrap();
+    }
+    files.mkdir(path(b"\xff/\xfe")).await.unwrap();
+    files.upload(f.directory(), path(b"\xff/\xfe/\xfd")).await.unwrap();
+    files.download(path(b"\xff"), f.directory().join("back")).await.unwrap();
+    files.remove_all(path(b"\xff")).await.unwrap();
+    assert!(files.list("/tmp/odd").await.unwrap().is_empty());
+}
+
+pub(crate) async fn files_with_several_names_stay_what_they_are(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let (there, back) = (f.directory().join("there"), f.directory().join("back"));
+    fs::create_dir_all(there.join("deep/er")).unwrap();
+    fs::write(there.join("one"), "same").unwrap();
+    fs::hard_link(there.join("one"), there.join("deep/er/two")).unwrap();
+    fs::hard_link(there.join("one"), there.join("deep/three")).unwrap();
+    symlink("nowhere", there.join("link")).unwrap();
+    fs::hard_link(there.join("link"), there.join("deep/link")).unwrap();
+    fs::write(there.join("other"), "same").unwrap();
+    let sent = files.upload(&there, "/tmp/t").await.unwrap();
+    assert_eq!((sent.entries, sent.bytes), (8, 8));
+    let script =
+        "cd /tmp/t; stat -c %h one other; [ one -ef deep/er/two ] && [ one -ef deep/three ]";
+    assert_eq!(shell(&sandbox, script).await, "3\n1\n");
+    let got = files.download("/tmp/t", &back).await.unwrap();
+    assert_eq!((got.entries, got.bytes), (8, 8));
+    let inode = |path: &str| fs::symlink_metadata(back.join(path)).unwrap().ino();
+    assert_eq!([inode("one"), inode("deep/er/two")], [inode("deep/three"); 2]);
+    assert_ne!(inode("one"), inode("other"));
+    assert_eq!(fs::read(back.join("deep/three")).unwrap(), b"same");
+    // Files that were one file are two when they come again as two.
+    fs::remove_file(there.join("deep/three")).unwrap();
+    fs::write(there.join("deep/three"), "differs").unwrap();
+    files.upload(&there, "/tmp/t").await.unwrap();
+    files.download("/tmp/t", &back).await.unwrap();
+    assert_eq!(shell(&sandbox, "cat /tmp/t/one /tmp/t/deep/three").await, "samediffers");
+    assert_eq!(fs::read(back.join("one")).unwrap(), b"same");
+    assert_eq!(fs::read(back.join("deep/three")).unwrap(), b"differs");
+}
+
+pub(crate) async fn holes_stay_holes(f: &Fixture) {
+    const LENGTH: u64 = 3 << 30;
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let (there, back) = (f.directory().join("there"), f.directory().join("back"));
+    fs::create_dir(&there).unwrap();
+    for (name, at) in
+        [("none", None), ("start", Some(0)), ("end", Some(LENGTH - 4)), ("between", Some(5 << 20))]
+    {
+        let file = fs::File::create(there.join(name)).unwrap();
+        file.set_len(LENGTH).unwrap();
+        at.map(|at| file.write_all_at(b"data", at)).transpose().unwrap();
+    }
+    let sent = files.upload(&there, "/tmp/t").await.unwrap();
+    // Data comes in blocks of the file system.
+    assert!((12..1 << 20).contains(&sent.bytes), "{sent:?}");
+    let script = "cd /tmp/t; stat -c %s *; tail -c 4 end; head -c 4 start; \
+                  tail -c +$((5 * 1024 * 1024 + 1)) between | head -c 5 | od -An -c; du -sm . | cut -f1";
+    let told = shell(&sandbox, script).await;
+    let expected = format!("{0}\n{0}\n{0}\n{0}\ndatadata   d   a   t   a  \\0\n", LENGTH);
+    let rest = told.strip_prefix(&expected).unwrap_or_else(|| panic!("{told}"));
+    assert!(rest.trim().parse::<u32>().unwrap() <= 1, "{rest}");
+    let got = files.download("/tmp/t", &back).await.unwrap();
+    assert!((12..1 << 20).contains(&got.bytes), "{got:?}");
+    for (name, at) in
+        [("none", None), ("start", Some(0)), ("end", Some(LENGTH - 4)), ("between", Some(5 << 20))]
+    {
+        let file = fs::File::open(back.join(name)).unwrap();
+        let meta = file.metadata().unwrap();
+        assert!(meta.len() == LENGTH && meta.blocks() * 512 < 1 << 20, "{name}: {meta:?}");
+        let mut data = [0; 4];
+        file.read_exact_at(&mut data, at.unwrap_or(7)).unwrap();
+        assert_eq!(&data == b"data", at.is_some(), "{name}");
+    }
+}
+
+pub(crate) async fn an_upload_follows_no_link(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let there = f.directory().join("there");
+    fs::create_dir_all(there.join("sub")).unwrap();
+    fs::write(there.join("sub/file"), "new").unwrap();
+    let script =
+        "mkdir /tmp/t /tmp/beside; ln -s /tmp/beside /tmp/t/sub; echo old >/tmp/beside/file";
+    shell(&sandbox, script).await;
+    assert!(sandbox.files().upload(&there, "/tmp/t").await.is_err());
+    assert_eq!(shell(&sandbox, "cat /tmp/beside/file").await, "old\n");
+    // A link in the place of a file is replaced.
+    shell(&sandbox, "rm /tmp/t/sub; mkdir /tmp/t/sub; ln -s /tmp/beside/file /tmp/t/sub/file")
+        .await;
+    sandbox.files().upload(&there, "/tmp/t").await.unwrap();
+    assert_eq!(shell(&sandbox, "cat /tmp/beside/file /tmp/t/sub/file").await, "old\nnew");
 }

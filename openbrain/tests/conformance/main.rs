@@ -19,17 +19,24 @@ mod ending;
 mod environment;
 mod files;
 mod host;
+mod life;
 mod limits;
 mod many;
 mod mounts;
 mod opened;
+mod ports;
 mod programs;
 mod results;
+mod rootfs;
 mod session;
+mod shared;
+mod shells;
 mod stdin;
 mod streams;
+mod tar;
 mod terminal;
 mod trees;
+mod watches;
 mod workdir;
 
 /// Makes a test of every case.
@@ -103,6 +110,8 @@ macro_rules! cases_of_every_place {
                 a_closed_output_is_not_the_end,
                 a_slow_reader_slows_the_command,
                 a_busy_output_does_not_hide_the_errors,
+                output_is_waited_for_and_still_delivered,
+                output_that_does_not_come_is_not_waited_for_without_bound,
             ;
             stdin:
                 nothing_is_end_of_file_at_once,
@@ -286,6 +295,62 @@ macro_rules! cases_of_every_session {
                 a_tree_that_is_not_there_is_told,
                 a_tree_that_changes_leads_nowhere,
                 links_lead_through_the_sandbox,
+                paths_need_not_be_text,
+                files_with_several_names_stay_what_they_are,
+                holes_stay_holes,
+                an_upload_follows_no_link,
+            ;
+            shells:
+                a_shell_keeps_its_directory_and_variables,
+                a_shell_keeps_what_is_hard_to_quote,
+                a_shell_keeps_what_a_command_leaves_however_it_ends,
+                a_killed_command_leaves_the_shell_as_it_was,
+                a_shell_shows_nothing_of_itself,
+                what_is_unset_stays_unset,
+                a_command_of_a_shell_is_an_ordinary_command,
+                the_commands_of_a_shell_wait_for_each_other,
+                what_a_shell_cannot_run_is_refused,
+            ;
+            tar:
+                an_archive_has_the_tree,
+                a_tree_is_made_of_any_archive,
+                an_archive_goes_round,
+                a_hostile_archive_leads_nowhere,
+                a_broken_archive_is_told,
+            ;
+            watches:
+                changes_are_told_as_they_happen,
+                new_directories_are_watched,
+                what_cannot_be_watched_is_told,
+            ;
+            ports:
+                a_port_is_connected_to,
+                much_goes_both_ways_through_a_port,
+                each_side_of_a_connection_ends_by_itself,
+                a_dropped_connection_is_closed_after_what_was_written,
+                a_broken_connection_is_told,
+                ipv6_is_connected_to,
+                a_port_that_nobody_listens_on_is_refused,
+                a_port_is_waited_for,
+                a_port_is_forwarded,
+                what_cannot_be_forwarded_is_told,
+            ;
+            shared:
+                a_guest_finds_what_the_owner_has,
+                a_guest_has_its_commands_to_itself,
+                a_guest_may_do_what_the_owner_may,
+                the_end_of_the_owner_is_the_end,
+                what_is_written_in_the_background_is_kept,
+                what_is_too_long_for_the_background_has_a_gap,
+                the_background_ends_with_the_sandbox,
+            ;
+            life:
+                the_end_of_a_sandbox_is_told,
+                the_time_that_is_left_is_told,
+                the_life_of_a_sandbox_is_recorded,
+                a_remote_caller_renews_within_the_settings,
+                a_file_goes_both_ways_in_pieces,
+                no_more_entries_are_told_than_wanted,
             ;
         }
     };
@@ -349,6 +414,19 @@ mod embedded {
             a_killed_owner_leaves_what_it_has_kept,
             a_paused_command_can_be_ended,
             nothing_piles_up,
+        ;
+        ports:
+            many_connections_are_forwarded,
+        ;
+        watches:
+            a_watch_that_cannot_keep_up_says_so,
+        ;
+        rootfs:
+            a_rootfs_is_the_system,
+            a_rootfs_is_never_written_to,
+            mounts_lie_above_a_rootfs,
+            a_hostile_rootfs_leads_nowhere,
+            what_is_no_rootfs_is_refused,
         ;
         programs:
             git_works,

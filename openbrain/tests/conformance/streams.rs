@@ -1,10 +1,12 @@
 //! What a command prints, collected and live.
 
+use std::time::Duration;
+
 use openbrain::{
-    Captured, Data, Engine, Event, Exec, Limits, Output, Process, RecordKind, Recorder, Settings,
-    Status,
+    Captured, Data, Engine, ErrorKind, Event, Exec, Limits, Output, Process, RecordKind, Recorder,
+    Settings, Status, Stdin,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::support::{Fixture, UP, until};
 
@@ -207,5 +209,47 @@ pub(crate) async fn dawdle() {
     for _ in 0..3 {
         let exec = Exec::new("head -c 1048576 /dev/zero | tail -c 1").direct();
         engine.run(exec).await.unwrap();
+    }
+}
+
+pub(crate) async fn output_is_waited_for_and_still_delivered(f: &Fixture) {
+    let script = "printf 'on the '; echo errors >&2; printf 'way: rea'; sleep 0.1; echo dy; \
+                  echo and more; echo ready again; read line; echo \"$line\"";
+    let mut process = f.spawn(f.shell(script).stdin(Stdin::Pipe)).await;
+    assert!(process.wait_for_output("ready\n").await.unwrap());
+    assert!(process.wait_for_output("errors").await.unwrap());
+    assert!(process.wait_for_output("ready").await.unwrap());
+    // What was given up waiting for can be waited for again.
+    let never = process.wait_for_output("never");
+    assert!(timeout(Duration::from_millis(100), never).await.is_err());
+    process.take_stdin().unwrap().write_all(b"typed\n").await.unwrap();
+    assert!(process.wait_for_output("typed").await.unwrap());
+    assert!(!process.wait_for_output("typed").await.unwrap());
+    assert!(!process.wait_for_output("never").await.unwrap());
+    let output = process.wait().await.unwrap();
+    assert_eq!(output.stdout_text(), "on the way: ready\nand more\nready again\ntyped\n");
+    assert_eq!((output.stderr_text().as_str(), output.exit_code()), ("errors\n", Some(0)));
+}
+
+pub(crate) async fn output_that_does_not_come_is_not_waited_for_without_bound(f: &Fixture) {
+    let mut process = f.spawn(f.shell("yes")).await;
+    let error = process.wait_for_output("never").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WaitFailed, "{error}");
+    assert!(error.remedy().is_some());
+    for silly in [&b""[..], &[b'x'; 5000]] {
+        let error = process.wait_for_output(silly).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+    }
+    // It reads as if nobody had waited.
+    let mut said = 0;
+    while said < 9 << 20 {
+        match process.next_event().await.unwrap() {
+            Some(Event::Stdout(bytes)) => {
+                let expected = [b"y\n", b"\ny"][said % 2];
+                assert!(bytes.chunks(2).all(|pair| expected.starts_with(pair)));
+                said += bytes.len();
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

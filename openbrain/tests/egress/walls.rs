@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openbrain::Exec;
+use openbrain::{Exec, NewSandbox};
 
 use crate::{
     sys,
@@ -62,6 +62,30 @@ except TimeoutError:
         assert!(text.matches("Operation not permitted").count() >= 3, "{text}");
         let after = run("curl -sS -m 9 http://www.example/hello", |exec| exec);
         assert_eq!(after.stdout_text(), "hello over v4\n");
+    }
+
+    fn a_forwarded_port_is_the_hosts_alone(_world: &World) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let sandbox = runtime.block_on(engine("{}").create(NewSandbox::default())).unwrap();
+        let mut server =
+            runtime.block_on(sandbox.spawn(Exec::new("exec python3 -m http.server 8000"))).unwrap();
+        let soon = Duration::from_secs(9);
+        runtime.block_on(sandbox.wait_for_port(8000, soon)).unwrap();
+        let forward = runtime.block_on(sandbox.forward(8000)).unwrap();
+        let port = forward.local_addr().port();
+        let script = format!(
+            "for a in 127.0.0.1 [::1] localhost 203.0.113.1 0.0.0.0; do \
+             curl -sS -m 3 http://$a:{port}/ 2>&1; done; true"
+        );
+        let elsewhere = run(&script, |exec| exec.allow_network(true));
+        assert!(!said(&elsewhere).contains("Directory listing"), "{}", said(&elsewhere));
+        // Listed, it is reached, as whatever else the host has there.
+        let listed = run(&format!("curl -sS -m 9 http://127.0.0.1:{port}/"), |exec| {
+            exec.allow_host(format!("127.0.0.1:{port}"))
+        });
+        assert!(said(&listed).contains("Directory listing"), "{}", said(&listed));
+        server.kill();
+        while let Ok(Some(_)) = runtime.block_on(server.next_event()) {}
     }
 
     fn the_relay_ends_with_the_run(_world: &World) {

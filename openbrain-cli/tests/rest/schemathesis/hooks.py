@@ -13,15 +13,33 @@ COMMANDS = [
     {"command": ["printf", "\\377\\0"]},
     {"command": "seq 20000", "limits": {"output": "64k"}},
 ]
+SANDBOXES = [
+    {},
+    {"name": "mine", "labels": {"a": "b"}, "timeout": 2},
+    {"env": {"A": "b"}, "workdir": "/tmp", "limits": {"memory": "64MiB"}},
+]
+PATHS = ["/tmp", "/tmp/file", "file", "/tmp/new/file", "/etc/passwd", "/none", "/proc/self/fd"]
+STARTS = (
+    "POST /exec",
+    "POST /v1/execs",
+    "POST /v1/sandboxes/{id}/exec",
+    "POST /v1/sandboxes/{id}/execs",
+)
 chosen = random.Random(1)
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Gives half of the requests for a command one that can be meant."""
-    starts = case.operation.label in ("POST /exec", "POST /v1/execs")
-    if starts and isinstance(case.body, dict) and chosen.random() < 0.5:
+    """Gives half of the requests something that can be meant."""
+    if chosen.random() < 0.5:
+        return
+    if case.operation.label in STARTS and isinstance(case.body, dict):
         case.body = dict(chosen.choice(COMMANDS))
+    elif case.operation.label == "POST /v1/sandboxes" and isinstance(case.body, dict):
+        case.body = dict(chosen.choice(SANDBOXES))
+    elif "/files" in case.operation.path and isinstance(case.query, dict):
+        for name in case.query.keys() & {"path", "from", "to"}:
+            case.query[name] = chosen.choice(PATHS)
 
 
 @schemathesis.deserializer("application/x-ndjson")

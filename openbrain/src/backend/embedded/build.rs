@@ -17,6 +17,7 @@ use super::{
     limits::{self, Enforcement},
     probe,
     root::{self, Root},
+    rootfs::{self, Rootfs},
     sources::{self, Source},
     walls,
 };
@@ -34,6 +35,7 @@ pub(super) struct Build<'a> {
     pub(super) host: Arc<Host>,
     pub(super) identity: Identity,
     pub(super) sources: Vec<Source>,
+    rootfs: Option<Rootfs>,
     pub(super) groups: Option<Groups>,
     pub(super) enforcement: Enforcement,
     pub(super) egress: Option<egress::Plan>,
@@ -43,6 +45,7 @@ impl<'a> Build<'a> {
     /// Looks at the host and decides how the limits are enforced.
     pub(super) fn look(sandbox: &'a SandboxSpec, limits: &'a Limits) -> Result<Self> {
         let sources = sources::open(sandbox)?;
+        let rootfs = rootfs::open(sandbox)?;
         let groups = Hierarchies::find()
             .plan(limits)
             .map_err(|e| Error::unavailable("cannot open a control group").with_source(e))?;
@@ -58,6 +61,7 @@ impl<'a> Build<'a> {
             host: Host::get(),
             identity: Identity::current(),
             sources,
+            rootfs,
             groups,
             enforcement,
             egress: egress::Plan::new(sandbox)?,
@@ -74,6 +78,7 @@ impl<'a> Build<'a> {
         fds.extend(self.groups.iter().flat_map(Groups::parents));
         fds.extend(inside);
         fds.extend(self.sources.iter().map(|source| source.fd.as_fd()));
+        fds.extend(self.rootfs.iter().map(|rootfs| rootfs.source.fd.as_fd()));
         fds
     }
 
@@ -93,6 +98,7 @@ impl<'a> Build<'a> {
             host: &self.host,
             identity: self.identity,
             sources: &self.sources,
+            rootfs: self.rootfs.as_ref(),
             first_fd: self.first_inside() + inside,
             system: self.sandbox.system,
             disk: self.limits.disk,
@@ -130,7 +136,7 @@ impl<'a> Build<'a> {
 
     /// Makes Landlock's rules, where the kernel has it.
     pub(super) fn landlock(&self, to: &mut Program) -> Option<Register> {
-        let writable = root::writable(&self.sources, self.sandbox.system);
+        let writable = root::writable(&self.sources, self.sandbox.system, self.rootfs.as_ref());
         self.host.landlock.map(|abi| walls::landlock(to, abi, &writable))
     }
 
@@ -140,9 +146,10 @@ impl<'a> Build<'a> {
             .map(str::to_owned)
             .to_vec();
         layers.extend(self.host.landlock.map(|abi| format!("landlock:{abi}")));
-        let system = match self.sandbox.system {
-            System::Ro => "read-only system directories",
-            System::Overlay => "system directories under a throw-away layer",
+        let system = match (&self.rootfs, self.sandbox.system) {
+            (Some(_), _) => "an unpacked image under a throw-away layer",
+            (None, System::Ro) => "read-only system directories",
+            (None, System::Overlay) => "system directories under a throw-away layer",
         };
         Isolation {
             level: IsolationLevel::Namespaces,

@@ -18,6 +18,7 @@ mod mounts;
 mod pool;
 mod probe;
 mod root;
+mod rootfs;
 mod seccomp;
 mod session;
 mod sources;

@@ -150,12 +150,15 @@ pub(super) fn make_mount_point(to: &mut Tree<'_>, cloned: &Cloned) {
     }
     match cloned.kind {
         Kind::Directory => make_directory(to, &cloned.target, 0o755),
-        Kind::File => {
-            let path = to.text(cloned.target.as_os_str());
-            let args = [libc::AT_FDCWD.into(), path, 0o100444.into(), 0.into()];
-            to.try_call(IN, libc::SYS_mknodat, args);
-        }
+        Kind::File => place_file(to, &cloned.target),
     }
+}
+
+/// Makes an empty file; one that exists already is as good.
+pub(super) fn place_file(to: &mut Program, path: &Path) {
+    let path = to.text(path.as_os_str());
+    let args = [libc::AT_FDCWD.into(), path, 0o100444.into(), 0.into()];
+    to.try_call(IN, libc::SYS_mknodat, args);
 }
 
 pub(super) fn attach(to: &mut Program, mount: Register, target: &Path) {

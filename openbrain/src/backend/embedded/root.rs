@@ -17,6 +17,7 @@ use super::{
         file_system, make_directory, make_mount_point, place, relative, set_attributes, symlink,
         try_write, write, write_file,
     },
+    rootfs::Rootfs,
     sources::Source,
 };
 use crate::{
@@ -31,7 +32,7 @@ const IN: Section = Section::Inside;
 const COVERED: &str = "/proc";
 /// The sized file system that takes everything the sandbox writes: its root is where the new `/proc`
 /// will cover it, and its directories are cloned to their places.
-const SCRATCH: &str = "proc";
+pub(super) const SCRATCH: &str = "proc";
 /// Where the upper layers of overlays are, out of the sandbox's sight.
 const LAYERS: &str = "proc/layers";
 /// What parts of `/proc` are covered with.
@@ -39,7 +40,7 @@ const EMPTY_FILE: &str = "proc/empty-file";
 const EMPTY_DIRECTORY: &str = "proc/empty-directory";
 
 /// Directories of the sandbox that are its own: `(path, name in the scratch file system, mode)`.
-const OWN: [(&str, &str, u32); 6] = [
+pub(super) const OWN: [(&str, &str, u32); 6] = [
     ("run", "run", 0o755),
     ("var/tmp", "var-tmp", 0o1777),
     ("dev/shm", "shm", 0o1777),
@@ -65,6 +66,8 @@ pub(crate) struct Root<'a> {
     pub(crate) host: &'a Host,
     pub(crate) identity: Identity,
     pub(crate) sources: &'a [Source],
+    /// What the system is taken from in place of the host's; its descriptor follows the sources'.
+    pub(crate) rootfs: Option<&'a Rootfs>,
     /// Number of the first source's descriptor in the helper.
     pub(crate) first_fd: i32,
     pub(crate) system: System,
@@ -83,7 +86,7 @@ impl Root<'_> {
         let mut mounts = Vec::new();
         if self.identity == Identity::Root {
             let mut owners: Vec<((u32, u32), Register)> = Vec::new();
-            for (fd, source) in (self.first_fd..).zip(self.sources) {
+            for (fd, source) in (self.first_fd..).zip(self.all_sources()) {
                 let known = owners.iter().find(|(owner, _)| *owner == source.owner);
                 let namespace = match known {
                     Some((_, namespace)) => *namespace,
@@ -96,19 +99,19 @@ impl Root<'_> {
         mounts
     }
 
+    /// Everything of the host that is held open.
+    fn all_sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources.iter().chain(self.rootfs.map(|rootfs| &rootfs.source))
+    }
+
     /// Builds the file system and makes it `/`.
     pub(crate) fn build(&self, to: &mut Program, prepared: &[Register]) {
-        let sources = self.clone_sources(to, prepared);
-        let system = self.clone_system(to);
-        let etc: Vec<Cloned> = self
-            .host
-            .etc
-            .iter()
-            .filter_map(|entry| match entry {
-                EtcEntry::Bind(path, kind) => Some(clone_read_only(to, path, *kind)),
-                EtcEntry::Copy(..) => None,
-            })
-            .collect();
+        let mut sources = self.clone_sources(to, prepared);
+        let image = self.rootfs.and_then(|rootfs| Some((rootfs, sources.pop()?)));
+        let (system, etc) = match image {
+            Some(_) => (Vec::new(), Vec::new()),
+            None => (self.clone_system(to), self.clone_etc(to)),
+        };
         let devices = clone_devices(to);
 
         let to = &mut Tree::new(to);
@@ -122,6 +125,9 @@ impl Root<'_> {
             "leave the host's mounts",
         );
         let root = self.make_root(to);
+        let etc_files = etc::files(self.identity.inside(), self.name_server);
+        let has_etc = image
+            .is_some_and(|(rootfs, image)| rootfs.build(to, image.mount, self.sources, &etc_files));
         self.make_own_directories(to);
         for (target, content) in system.iter().filter_map(|(c, link)| Some((c, link.as_ref()?))) {
             symlink(to, content, &target.target);
@@ -134,7 +140,9 @@ impl Root<'_> {
                 overlay_usr(to);
             }
         }
-        self.make_etc(to, &etc);
+        if !has_etc {
+            self.make_etc(to, &etc_files, &etc);
+        }
         make_devices(to, &devices);
         for (cloned, source) in sources.iter().zip(self.sources) {
             make_mount_point(to, cloned);
@@ -152,7 +160,7 @@ impl Root<'_> {
     /// checked, because a descriptor from another mount namespace cannot be cloned.
     fn clone_sources(&self, to: &mut Program, prepared: &[Register]) -> Vec<Cloned> {
         let mut cloned = Vec::new();
-        for (index, source) in self.sources.iter().enumerate() {
+        for (index, source) in self.all_sources().enumerate() {
             let mount = match prepared.get(index) {
                 Some(mount) => *mount,
                 None => clone_checked(to, source),
@@ -177,6 +185,15 @@ impl Root<'_> {
             });
         }
         entries
+    }
+
+    /// What of the host's `/etc` is not copied.
+    fn clone_etc(&self, to: &mut Program) -> Vec<Cloned> {
+        let bound = self.host.etc.iter().filter_map(|entry| match entry {
+            EtcEntry::Bind(path, kind) => Some(clone_read_only(to, path, *kind)),
+            EtcEntry::Copy(..) => None,
+        });
+        bound.collect()
     }
 
     /// An empty root, entered, and the scratch file system in it.
@@ -212,11 +229,12 @@ impl Root<'_> {
         make_directory(to, Path::new(LAYERS), 0o700);
     }
 
-    fn make_etc(&self, to: &mut Tree<'_>, bound: &[Cloned]) {
-        for (name, content) in etc::files(self.identity.inside(), self.name_server) {
+    fn make_etc(&self, to: &mut Tree<'_>, own: &[(&str, String)], bound: &[Cloned]) {
+        for (name, content) in own {
             write_file(to, &format!("etc/{name}"), content.as_bytes());
         }
-        for entry in &self.host.etc {
+        let of_the_host = if self.rootfs.is_some() { &[][..] } else { &self.host.etc };
+        for entry in of_the_host {
             if let EtcEntry::Copy(name, content) = entry {
                 write_file(to, &format!("etc/{name}"), content);
             }
@@ -380,10 +398,15 @@ fn overlay(to: &mut Tree<'_>, target: &Path) {
     let work = PathBuf::from(LAYERS).join(format!("{name}-work"));
     make_directory(to, &upper, 0o755);
     make_directory(to, &work, 0o755);
+    overlay_at(to, target, &upper, &work, target);
+}
+
+/// Mounts an overlay of these layers.
+pub(super) fn overlay_at(to: &mut Program, lower: &Path, upper: &Path, work: &Path, target: &Path) {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // The lower layers are a list with colons between them.
-    let lower = text(target).replace('\\', "\\\\").replace(':', "\\:");
-    let (upper, work) = (text(&upper), text(&work));
+    let lower = text(lower).replace('\\', "\\\\").replace(':', "\\:");
+    let (upper, work) = (text(upper), text(work));
     let options = [("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
     let mut all = vec![("userxattr", "")];
     all.extend(options);
@@ -421,7 +444,11 @@ fn pivot(to: &mut Program) {
 }
 
 /// What the sandbox may write to, as it sees it.
-pub(crate) fn writable(sources: &[Source], system: System) -> Vec<(PathBuf, Kind)> {
+pub(crate) fn writable(
+    sources: &[Source],
+    system: System,
+    rootfs: Option<&Rootfs>,
+) -> Vec<(PathBuf, Kind)> {
     let read_only = |path: &Path| {
         let mount = sources.iter().find(|source| source.target == path);
         mount.is_some_and(|source| source.mode == MountMode::Ro)
@@ -431,7 +458,10 @@ pub(crate) fn writable(sources: &[Source], system: System) -> Vec<(PathBuf, Kind
     let others = ["/dev", "/proc"].map(|path| (PathBuf::from(path), Kind::Directory));
     let mounts = sources.iter().filter(|source| source.mode != MountMode::Ro);
     let mounts = mounts.map(|source| (source.target.clone(), source.kind));
-    let usr = (system == System::Overlay).then(|| (PathBuf::from("/usr"), Kind::Directory));
-    let all = own.chain(others).chain(mounts).chain(usr);
+    let has_usr = system == System::Overlay && rootfs.is_none();
+    let usr = has_usr.then(|| (PathBuf::from("/usr"), Kind::Directory));
+    let image = rootfs.into_iter().flat_map(Rootfs::directories);
+    let image = image.map(|path| (path.to_owned(), Kind::Directory));
+    let all = own.chain(others).chain(mounts).chain(usr).chain(image);
     all.filter(|(path, _)| !read_only(path)).collect()
 }

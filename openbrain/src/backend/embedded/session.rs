@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Account, Backend, BoxFuture, Ended, Owner, Running, Session, SessionOrder, WayIn,
+        Account, Backend, BoxFuture, Ended, Owner, Running, Session, SessionEnd, SessionOrder,
+        WayIn,
         helper::{
             Commands, Link,
             wire::{self, Report, report},
@@ -101,16 +102,7 @@ struct Heard {
     /// Number of the last order that was carried out.
     done: u32,
     has_expired: bool,
-    end: Option<End>,
-}
-
-/// Why a sandbox has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Expired,
-    Killed,
-    /// From outside, or from within: nobody here knows.
-    Died,
+    end: Option<SessionEnd>,
 }
 
 impl Backend for Open {
@@ -183,10 +175,8 @@ impl Session for Open {
         &self.warnings
     }
 
-    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            self.end().await;
-        })
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd> {
+        Box::pin(async move { self.end().await })
     }
 
     fn way_in(&self) -> Result<WayIn> {
@@ -236,7 +226,7 @@ impl Open {
     }
 
     /// Waits until the sandbox has ended.
-    async fn end(&self) -> End {
+    async fn end(&self) -> SessionEnd {
         self.hear_until(|heard| heard.end).await
     }
 
@@ -268,9 +258,9 @@ impl Heard {
             Some(report) if report.kind != report::ENDED => {}
             _ => {
                 self.end.get_or_insert(match (self.has_expired, is_killed) {
-                    (true, _) => End::Expired,
-                    (false, true) => End::Killed,
-                    (false, false) => End::Died,
+                    (true, _) => SessionEnd::Expired,
+                    (false, true) => SessionEnd::Killed,
+                    (false, false) => SessionEnd::Died,
                 });
             }
         }
@@ -286,11 +276,13 @@ impl Drop for Open {
     }
 }
 
-fn lost(end: End) -> Error {
+fn lost(end: SessionEnd) -> Error {
     let (why, remedy) = match end {
-        End::Expired => ("its time was over", "give it a longer timeout, or renew it in time"),
-        End::Killed => ("it was killed", "create another one"),
-        End::Died => (
+        SessionEnd::Expired => {
+            ("its time was over", "give it a longer timeout, or renew it in time")
+        }
+        SessionEnd::Killed => ("it was killed", "create another one"),
+        SessionEnd::Died => (
             "its processes were killed from outside, or the machine ran out of memory",
             "create another one; look for who kills processes named `openbrain`",
         ),

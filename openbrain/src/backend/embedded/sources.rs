@@ -63,7 +63,8 @@ pub(crate) fn open(sandbox: &SandboxSpec) -> Result<Vec<Source>> {
     }
     for path in &sandbox.expose {
         let already = sources.iter().any(|s: &Source| s.target == *path);
-        if !already && !is_system(path) {
+        let is_there = sandbox.rootfs.is_none() && is_system(path);
+        if !already && !is_there {
             sources.push(open_exposed(path, sandbox.within.as_deref())?);
         }
     }
@@ -91,6 +92,17 @@ fn open_mount(mount: &Mount, within: Option<&[PathBuf]>) -> Result<Source> {
     if source.kind == Kind::File && mount.mode == MountMode::Overlay {
         return Err(Error::invalid(format!("`{}` is not a directory", mount.source.display()))
             .with_remedy("only directories can be mounted as overlay; use ro for a file"));
+    }
+    Ok(source)
+}
+
+/// Opens the directory that is to be the system of a sandbox.
+pub(super) fn open_rootfs(path: &Path, within: Option<&[PathBuf]>) -> Result<Source> {
+    let found = find(path, within, "rootfs")?;
+    let source = found.becomes(Path::new("/"), MountMode::Overlay)?;
+    if is_whole_or_own(&source.path) || source.kind != Kind::Directory {
+        return Err(Error::invalid(format!("`{}` cannot be a rootfs", path.display()))
+            .with_remedy("name a directory with an unpacked image"));
     }
     Ok(source)
 }

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     backend::{
         Account, Backend, BoxFuture, Control, Ended, NoAccount, Order, Owner, Running, Session,
-        SessionOrder, WayIn,
+        SessionEnd, SessionOrder, WayIn,
         helper::wire::{self, Letter, letter},
     },
     error::{Error, ErrorKind, Result},
@@ -219,14 +219,18 @@ impl Session for Open {
         Ok(WayIn::Server)
     }
 
-    fn ended(self: Arc<Self>) -> BoxFuture<'static, ()> {
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd> {
         Box::pin(async move {
             let mut over = self.state.over.clone();
             let mut is_killed = self.state.is_killed.subscribe();
             tokio::select! {
-                Ok(_) = over.wait_for(Option::is_some) => {}
-                Ok(_) = is_killed.wait_for(|killed| *killed) => {}
-                else => {}
+                biased;
+                Ok(_) = is_killed.wait_for(|killed| *killed) => SessionEnd::Killed,
+                Ok(release) = over.wait_for(Option::is_some) => match *release {
+                    Some(Release::Expired) => SessionEnd::Expired,
+                    Some(Release::Gone) | None => SessionEnd::Died,
+                },
+                else => SessionEnd::Died,
             }
         })
     }

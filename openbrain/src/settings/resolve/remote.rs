@@ -1,7 +1,10 @@
 //! Requests of somebody else, who asks over REST or MCP: they may tighten what the settings say,
 //! never loosen it.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     caller::Caller,
@@ -69,7 +72,7 @@ impl Settings {
         exec.expose.iter().filter(|path| !known(path)).try_for_each(|path| self.check_path(path))
     }
 
-    fn check_path(&self, path: &Path) -> Result<()> {
+    pub(super) fn check_path(&self, path: &Path) -> Result<()> {
         let shown = path.display();
         let climbs = path.components().any(|part| part == Component::ParentDir);
         if !path.is_absolute() || climbs {
@@ -129,9 +132,19 @@ impl Settings {
         }
     }
 
+    /// Holds the time that a sandbox is to live on to what a caller may have: as long as a command, from
+    /// each renewal.
+    pub(crate) fn check_life(&self, time: Duration, caller: &Caller) -> Result<()> {
+        if caller.is_remote() { self.check_time(time) } else { Ok(()) }
+    }
+
     fn check_timeout(&self, exec: &Exec) -> Result<()> {
+        exec.timeout.map_or(Ok(()), |timeout| self.check_time(timeout))
+    }
+
+    fn check_time(&self, time: Duration) -> Result<()> {
         let most = self.server.max_timeout;
-        if exec.timeout.is_none_or(|timeout| timeout <= most) {
+        if time <= most {
             return Ok(());
         }
         let most = most.as_secs_f64();
@@ -219,6 +232,23 @@ mod tests {
             let error = settings.check_inside(&exec, &remote).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
         }
+        settings.check_life(day, &Caller::default()).unwrap();
+        settings.check_life(Duration::from_secs(3600), &remote).unwrap();
+        let error = settings.check_life(day, &remote).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PolicyDenied, "{error}");
+    }
+
+    #[test]
+    fn a_command_in_a_sandbox_of_a_remote_caller_has_no_longer_than_others() {
+        let mut settings = settings();
+        settings.server.max_timeout = Duration::from_secs(60);
+        let times = |surface| {
+            let caller = Caller::new(surface);
+            let spec = settings.resolve_sandbox(NewSandbox::default(), &caller).unwrap();
+            [spec.timeout, spec.command_timeout].map(|time| time.as_secs())
+        };
+        assert_eq!(times(Surface::Cli), [300, 300]);
+        assert_eq!(times(Surface::Mcp), [60, 60]);
     }
 
     #[test]

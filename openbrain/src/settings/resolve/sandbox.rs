@@ -40,8 +40,27 @@ impl Settings {
                 ));
             }
         }
-        let command_timeout = self.security.sandbox.timeout;
-        let timeout = timeout.unwrap_or(command_timeout);
+        match (&mut place, new.rootfs) {
+            (_, None) => {}
+            (Place::Embedded(sandbox), Some(rootfs)) => {
+                if caller.is_remote() {
+                    self.check_path(&rootfs)?;
+                }
+                sandbox.rootfs = Some(rootfs);
+            }
+            (Place::Opensandbox(..) | Place::Direct, Some(_)) => {
+                return Err(Error::invalid("an OpenSandbox server takes no `rootfs` of this host")
+                    .with_remedy(
+                        "name an image that the server can pull, or `runtime: embedded`",
+                    ));
+            }
+        }
+        let usual = self.security.sandbox.timeout;
+        let command_timeout = match caller.is_remote() {
+            true => usual.min(self.server.max_timeout),
+            false => usual,
+        };
+        let timeout = timeout.unwrap_or(usual);
         let (name, labels) = (new.name, new.labels);
         Ok(SessionSpec {
             place,
@@ -77,6 +96,25 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::PolicyDenied);
         served.security.sandbox.image = "python:3.12".into();
         served.resolve_sandbox(new(), &remote).unwrap();
+    }
+
+    #[test]
+    fn a_rootfs_is_for_the_embedded_engine_and_below_what_callers_may_see() {
+        let mut settings = Settings::default();
+        settings.server.allowed_mounts = vec!["/srv/images".into()];
+        let new = |path: &str| NewSandbox::default().rootfs(path);
+        let (own, remote) = (Caller::default(), Caller::new(Surface::Rest));
+        let spec = settings.resolve_sandbox(new("/anywhere"), &own).unwrap();
+        let Place::Embedded(sandbox) = spec.place else { panic!() };
+        assert_eq!(sandbox.rootfs.as_deref(), Some(std::path::Path::new("/anywhere")));
+        settings.resolve_sandbox(new("/srv/images/a"), &remote).unwrap();
+        for path in ["/anywhere", "/srv/images/../../etc", "images"] {
+            assert!(settings.resolve_sandbox(new(path), &remote).is_err(), "{path}");
+        }
+        settings.security.sandbox.server_url = Some("http://localhost:1".into());
+        let error = settings.resolve_sandbox(new("/srv/images/a"), &own).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.remedy().is_some());
     }
 
     #[test]

@@ -7,9 +7,9 @@
 //!
 //! What counts is that nobody can tell a warm start from a cold one but by the clock. So one is thrown
 //! away when it would be another one now: a source of its mounts was replaced, something was mounted
-//! or unmounted on the host, an entry of `/etc` has come or gone. Overlay mounts have no pool: what
-//! becomes of one whose lower directory changes is undefined (the kernel's `overlayfs.rst`), and the
-//! host's directory may change at any time before the command.
+//! or unmounted on the host, an entry of `/etc` has come or gone. Overlays of the caller's directories
+//! have no pool: what becomes of one whose lower directory changes is undefined (the kernel's
+//! `overlayfs.rst`), and such a directory may change at any time before the command.
 
 mod mount_table;
 mod ready;
@@ -31,7 +31,7 @@ use super::thread;
 use crate::{
     backend::Running,
     error::{Error, Result},
-    sandbox::{Limits, MountMode},
+    sandbox::{Limits, Mount, MountMode},
     spec::{SandboxSpec, Spec},
 };
 
@@ -68,8 +68,8 @@ impl Shape {
     fn of(sandbox: &SandboxSpec, limits: &Limits) -> Option<Self> {
         let Limits { memory, cpus, pids, disk, open_files: _, output: _ } = *limits;
         let limits = Limits { memory, cpus, pids, disk, open_files: None, output: None };
-        let is_overlay = |mode: MountMode| mode == MountMode::Overlay;
-        let has_overlay = sandbox.mounts.iter().any(|mount| is_overlay(mount.mode));
+        let is_overlay = |mount: &Mount| mount.mode == MountMode::Overlay;
+        let has_overlay = sandbox.rootfs.is_some() || sandbox.mounts.iter().any(is_overlay);
         (!has_overlay).then(|| Self { sandbox: sandbox.clone(), limits })
     }
 }
