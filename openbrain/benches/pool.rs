@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openbrain::{Engine, Exec, Settings, Start};
+use openbrain::{Engine, Exec, NewSandbox, Settings, Start};
 use tokio::runtime::Runtime;
 
 /// Lets what the last contender has left end, so that no other one pays for it.
@@ -28,14 +28,21 @@ fn main() {
         let output = runtime.block_on(engine.run(exec(network))).unwrap();
         assert!(output.success() && output.start == Some(start), "{output:?}");
     };
-    let contenders: [(&str, &dyn Fn()); 5] = [
+    let open = NewSandbox::default().allow_network(false);
+    let open = runtime.block_on(cold.create(open)).unwrap();
+    let inside = || {
+        let output = runtime.block_on(open.run(Exec::argv(["true"]))).unwrap();
+        assert!(output.success(), "{output:?}");
+    };
+    let contenders: [(&str, &dyn Fn()); 6] = [
         ("plain spawn", &|| assert!(Command::new("true").status().unwrap().success())),
         ("ready sandbox", &|| run(&warm, false, Start::Warm)),
         ("ready sandbox, network", &|| run(&warm, true, Start::Warm)),
         ("new sandbox", &|| run(&cold, false, Start::Cold)),
         ("new sandbox, network", &|| run(&cold, true, Start::Cold)),
+        ("open sandbox", &inside),
     ];
-    let mut times = [(); 5].map(|()| Vec::with_capacity(rounds));
+    let mut times = [(); 6].map(|()| Vec::with_capacity(rounds));
     for round in 0..rounds + 5 {
         for ((_, run), times) in contenders.iter().zip(&mut times) {
             for network in [false, true] {
@@ -54,7 +61,8 @@ fn main() {
         let [p10, median, p90] = [1, 5, 9].map(|tenth| times[times.len() * tenth / 10]);
         println!("  {name:<24} median {median:>10.1?}   p10 {p10:>10.1?}   p90 {p90:>10.1?}");
     }
-    let [spawn, ready, ready_network, new, new_network] = times.map(|times| times[times.len() / 2]);
+    let [spawn, ready, ready_network, new, new_network, open] =
+        times.map(|times| times[times.len() / 2]);
     println!("\nratios");
     let ratio = |what: &str, a: Duration, b: Duration, goal: &str| {
         println!("  {what:<44} {:>6.2}  (goal: {goal})", a.as_secs_f64() / b.as_secs_f64());
@@ -64,5 +72,6 @@ fn main() {
     ratio("ready, network / (1.5 x plain spawn + 1 ms)", ready_network, allowance, "<= 1");
     ratio("ready / plain spawn", ready, spawn, "none");
     ratio("new / ready", new, ready, "none");
+    ratio("ready / exec in an open sandbox", ready, open, "none");
     ratio("new, network / ready, network", new_network, ready_network, "none");
 }

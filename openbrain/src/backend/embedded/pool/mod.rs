@@ -17,10 +17,14 @@ mod shelves;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task::AbortHandle, time::sleep_until};
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{sleep, sleep_until},
+};
 
 use self::{
     mount_table::MountTable,
@@ -34,6 +38,10 @@ use crate::{
     sandbox::{Limits, Mount, MountMode},
     spec::{SandboxSpec, Spec},
 };
+
+/// How long after a change more are made: a command that has just been given one has the processors to
+/// itself, and a short one its result.
+const LULL: Duration = Duration::from_millis(10);
 
 /// Ready sandboxes of several shapes. Dropping it ends them.
 #[derive(Debug)]
@@ -162,7 +170,7 @@ impl Stock {
                     Err(error) => self.failed(&shape, &error),
                 },
                 Next::Wait(until) => tokio::select! {
-                    _ = changed.changed() => {}
+                    _ = changed.changed() => sleep(LULL).await,
                     () = sleep_until(until.into()) => {}
                 },
             }

@@ -237,10 +237,10 @@ mod tests {
         let (mut shelves, now) = (Shelves::new(1), Instant::now());
         shelves.want(&'a', now);
         assert_eq!(fill(&mut shelves, now).0, 1);
-        for once in ('b'..'z').take(3 * MOST_SHAPES) {
+        for once in ('b'..='z').take(3 * MOST_SHAPES) {
             assert!(shelves.ask(&once, now).is_empty());
         }
-        let others: Vec<char> = ('A'..'Z').take(MOST_SHAPES).collect();
+        let others: Vec<char> = ('A'..='Z').take(MOST_SHAPES).collect();
         let gone = others.iter().flat_map(|other| shelves.want(other, now));
         assert_eq!(gone.collect::<Vec<_>>(), [0], "the one that was used longest ago");
         assert_eq!(shelves.take(&'a'), None);
