@@ -3,12 +3,14 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check fixture tests tests-as-user contract python readme bench soak
+.PHONY: test check fixture tests tests-as-user contract python adapters readme bench soak
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
 	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
-	$(MAKE) contract python readme
+	$(MAKE) contract python
+	SKIP_BUILD=1 $(MAKE) adapters
+	$(MAKE) readme
 	@echo "make test: everything passed"
 
 # Format, lints, documentation, licences.
@@ -40,10 +42,16 @@ contract:
 	.ci/schemathesis
 	.ci/mcp
 
-# The Python package, and its tests once more as an ordinary user when `make` runs as root.
+# The Python package, its tests with every version of Python that is here, and once more as an
+# ordinary user when `make` runs as root.
 python:
 	.ci/python
+	.ci/python versions
 	[ "$$(id -u)" != 0 ] || .ci/python as-user $(TEST_USER)
+
+# The adapters for agent frameworks, with the real packages: a minute, most of it their installation.
+adapters:
+	.ci/python adapters
 
 # The commands of the README, in a clean clone.
 readme:

@@ -1,5 +1,7 @@
 //! The command line as it was typed.
 
+mod changes;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -7,6 +9,7 @@ use clap_complete::Shell;
 use openbrain::{Mount, Surface, languages, parse_duration, parse_size};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::changes::{ApplyArgs, ChangesArgs, DiscardArgs};
 use crate::{
     audit::surface,
     env::Variable,
@@ -47,6 +50,16 @@ pub(crate) enum Command {
     /// The client starts it. Its commands end with it, and so does openbrain.
     #[command(after_help = MCP_EXAMPLES)]
     Mcp(McpArgs),
+    /// Show what commands have changed: `openbrain exec --changes` saves it.
+    ///
+    /// Without an ID, a list of everything that is saved. It is kept for 14 days.
+    Changes(ChangesArgs),
+    /// Apply saved changes to the host.
+    ///
+    /// Nothing is applied when the host has changed one of the files meanwhile.
+    Apply(ApplyArgs),
+    /// Discard saved changes.
+    Discard(DiscardArgs),
     /// Check what works here, and what isolation a sandbox would have right now.
     Doctor(DoctorArgs),
     /// Work in sandboxes that stay open.
@@ -76,6 +89,7 @@ const EXEC_EXAMPLES: &str = r#"Examples:
   openbrain exec --sandbox --timeout 600 "make install"
   openbrain exec --sandbox --allow-network true "curl https://example.com"
   openbrain exec --sandbox --mount /path/to/workspace "ls -la"
+  openbrain exec --sandbox --mount .:overlay --changes "make install"
   openbrain exec --sandbox -- python3 -c 'print(1)'
   openbrain exec --sandbox < program.py
 
@@ -146,6 +160,10 @@ pub(crate) struct PlaceArgs {
     /// Run on the host even where the settings say sandbox.
     #[arg(long, visible_alias = "no-sandbox", conflicts_with = "sandbox")]
     pub(crate) direct: bool,
+    /// Tell what the command has changed, and save what it has changed in mounts of the mode overlay
+    /// for `openbrain apply`.
+    #[arg(long)]
+    pub(crate) changes: bool,
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
 }
@@ -154,8 +172,9 @@ pub(crate) struct PlaceArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct ReachArgs {
-    /// Make a host directory visible, at /workspace unless a target is given. Repeatable.
-    #[arg(long, value_name = "PATH|SRC:DST[:ro|rw|overlay]", value_parser = mount)]
+    /// Make a host directory visible, at /workspace unless a target is given. Repeatable. MODE is rw,
+    /// ro, or overlay: what is written there is thrown away, or applied by whoever wants it.
+    #[arg(long, value_name = "PATH[:MODE]|SRC:DST[:MODE]", value_parser = mount)]
     pub(crate) mount: Vec<Mount>,
     /// Make a host path visible, read-only, at the same place. Repeatable.
     #[arg(long, value_name = "PATH")]

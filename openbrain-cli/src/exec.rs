@@ -16,7 +16,7 @@ use crate::{
     args::{
         Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
     },
-    config,
+    changes, config,
     console::{json_line, print_json, print_yaml, say},
     env, exit,
     failure::{Failure, Result},
@@ -105,7 +105,8 @@ pub(crate) fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArg
 }
 
 fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
-    let PlaceArgs { sandbox, direct, reach } = args;
+    let PlaceArgs { sandbox, direct, changes, reach } = args;
+    exec.changes = changes;
     exec.sandbox = (sandbox || direct).then_some(sandbox);
     let_in(exec, reach)
 }
@@ -230,6 +231,9 @@ fn remark(output: &Output, deadline: Option<Duration>) {
     }
     for denial in &output.denials {
         say(denied(denial));
+    }
+    if let Some(changes) = &output.changes {
+        changes::remark(changes);
     }
     if output.resources.oom_killed {
         say("warning: the memory limit of the sandbox was reached");

@@ -64,6 +64,15 @@ impl Failure {
         }
     }
 
+    /// What is wrong.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Library(error) => error.to_string(),
+            Self::Own { message, .. } => message.clone(),
+            Self::Signal(signal) => format!("signal {signal} came"),
+        }
+    }
+
     /// The exit code that tells of this failure.
     pub(crate) fn code(&self) -> u8 {
         match self {

@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod changes;
 mod config;
 mod console;
 mod doctor;
@@ -56,6 +57,9 @@ fn run(command: Command) -> Result<u8> {
         Command::Exec(args) => exec::run(*args),
         Command::Serve(args) => serve::run(&args),
         Command::Mcp(args) => mcp::stdio::run(&args),
+        Command::Changes(args) => changes::run(&args),
+        Command::Apply(args) => changes::apply(&args),
+        Command::Discard(args) => changes::discard(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Audit(args) => audit::run(&args),

@@ -6,6 +6,7 @@ use openbrain::{Event, Output, Process, Recorder};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
+    changes,
     console::json_line,
     failure::{Failure, Result},
     signals::Signals,
@@ -69,7 +70,10 @@ pub(crate) async fn copy(
                 handle.cancel();
             },
             event = process.next_event(), if overdue || writer.has_room() => {
-                let Some(event) = event? else { continue };
+                let Some(mut event) = event? else { continue };
+                if let Event::Ended(output) = &mut event {
+                    changes::save(output);
+                }
                 if let Some(output) = form.write(event, &mut writer)? {
                     break output;
                 }
@@ -90,7 +94,11 @@ pub(crate) async fn collect(process: Process, signals: &mut Signals) -> Result<O
         tokio::select! {
             biased;
             () = signals.relay(&handle) => {}
-            output = &mut result => return Ok(output?),
+            output = &mut result => {
+                let mut output = output?;
+                changes::save(&mut output);
+                return Ok(output);
+            }
         }
     }
 }

@@ -18,11 +18,7 @@ impl Failure {
     /// The exception. `openbrain.errors` chooses its class by the code.
     pub(crate) fn raise(self, py: Python<'_>) -> PyErr {
         match &self {
-            Self::Library(error) => {
-                let (retryable, remedy) = (error.retryable(), error.remedy());
-                let io_kind = error.io_kind().map(|kind| format!("{kind:?}"));
-                exception(py, (error.code(), error.to_string(), retryable, remedy, io_kind))
-            }
+            Self::Library(error) => library(py, error),
             Self::Request(message) => {
                 exception(py, ("invalid_request", message.clone(), false, None, None))
             }
@@ -35,6 +31,13 @@ impl Failure {
             }
         }
     }
+}
+
+/// The exception for an error of the library.
+pub(crate) fn library(py: Python<'_>, error: &openbrain::Error) -> PyErr {
+    let (retryable, remedy) = (error.retryable(), error.remedy());
+    let io_kind = error.io_kind().map(|kind| format!("{kind:?}"));
+    exception(py, (error.code(), error.to_string(), retryable, remedy, io_kind))
 }
 
 /// Code, message, whether it may go away, remedy, and what the system said.

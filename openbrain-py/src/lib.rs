@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used)]
 
+mod background;
 mod convert;
 mod failure;
 mod pending;
@@ -18,7 +19,9 @@ mod verbs;
 
 use pyo3::pymodule;
 
-#[pymodule]
+// Reading the environment and locking the runtime count on it that whoever changes the environment or
+// forks holds the interpreter: a free-threaded one has to take its lock back.
+#[pymodule(gil_used = true)]
 mod _openbrain {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python knows")]
@@ -26,6 +29,7 @@ mod _openbrain {
 
     #[pymodule_export]
     use crate::{
+        background::Background,
         pending::Pending,
         process::Process,
         runtime::shutdown,

@@ -16,8 +16,9 @@ use rustix::{
 use tokio::sync::Notify;
 
 use crate::{
+    background::{self, Background},
     convert,
-    failure::Failure,
+    failure::{self, Failure},
     process::Process,
     runtime::{self, TICK},
     sandbox::Sandbox,
@@ -27,8 +28,14 @@ use crate::{
 pub(crate) enum Answer {
     /// The result of a command.
     Output(Box<Output>),
+    /// The result of a command that others may ask for as well.
+    End(Arc<openbrain::Result<Output>>),
     /// A command that was started.
     Process(Box<openbrain::Process>),
+    /// A command that goes on by itself.
+    Background(openbrain::Background),
+    /// What such a command has written.
+    Logs(openbrain::Logs),
     /// A sandbox that stays open.
     Sandbox(Box<openbrain::Sandbox>),
     /// The content of a file.
@@ -139,6 +146,12 @@ impl Pending {
         let answer = answer.unwrap_or(Err(Failure::Gone("the answer was taken before")));
         match answer.map_err(|failure| failure.raise(py))? {
             Answer::Output(output) => convert::output(py, *output),
+            Answer::End(end) => match &*end {
+                Ok(output) => convert::output(py, output.clone()),
+                Err(error) => Err(failure::library(py, error)),
+            },
+            Answer::Background(command) => Py::new(py, Background::new(command)).map(Py::into_any),
+            Answer::Logs(logs) => background::logs(py, &logs),
             Answer::Process(process) => Py::new(py, Process::new(py, *process)?).map(Py::into_any),
             Answer::Sandbox(sandbox) => {
                 let sandbox = Sandbox::new(py, *sandbox);

@@ -155,6 +155,33 @@ impl Sandbox {
         })
     }
 
+    /// Starts a command in the background of it.
+    #[pyo3(signature = (request, stdin))]
+    fn start(
+        &self,
+        py: Python<'_>,
+        request: &Bound<'_, PyDict>,
+        stdin: Option<&[u8]>,
+    ) -> PyResult<Pending> {
+        let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
+        Pending::start(py, |stop| async move {
+            tokio::select! {
+                biased;
+                () = stop.notified() => Err(Failure::Gone("the call was given up")),
+                command = sandbox.start(exec) => Ok(Answer::Background(command?)),
+            }
+        })
+    }
+
+    /// Waits until something in it listens on a port.
+    fn wait_for_port(&self, py: Python<'_>, port: u16, seconds: f64) -> PyResult<Pending> {
+        // What is no duration at all is refused by the library as zero is.
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        self.ask(py, move |sandbox| async move {
+            sandbox.wait_for_port(port, time).await.map(|()| Value::Null)
+        })
+    }
+
     /// Lets it end in so many seconds from now.
     fn renew(&self, py: Python<'_>, seconds: f64) -> PyResult<Pending> {
         // What is no duration at all is refused by the library as zero is.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,14 +39,16 @@ def mark(tmp_path: Path) -> Iterator[str]:
 def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts an interpreter that runs a program, noisy about everything that it can warn of.
 
+    But for a fork of a program with threads, which Python 3.12 and later warn of whatever they do.
     Tests may be started by something that ignores signals, which a program would inherit.
     """
+    noisy = ["-X", "dev", "-W", "ignore:This process:DeprecationWarning"]
 
     def start(source: str, *arguments: str) -> subprocess.Popen[str]:
         program = tmp_path / "program.py"
         program.write_text(source)
         return subprocess.Popen(
-            ["env", "--default-signal", sys.executable, "-X", "dev", str(program), *arguments],
+            ["env", "--default-signal", sys.executable, *noisy, str(program), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -85,3 +88,14 @@ def sleeper(mark: str) -> str:
     """A command whose processes have the mark: a shell, a child, and a daemon that fled."""
     sleep = f"sh -c 'sleep 600; :' {mark}"
     return f"setsid {sleep} & {sleep} & echo ready; {sleep}"
+
+
+def example(name: str) -> Any:
+    """A program of `examples/adapters`, as a module."""
+    path = Path(__file__).parents[2] / "examples/adapters" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

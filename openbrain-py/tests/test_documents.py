@@ -112,3 +112,21 @@ def test_nothing_is_printed_and_no_thread_started_by_importing() -> None:
         [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_importing_it_imports_nothing_slow() -> None:
+    """Neither the adapters nor what most programs with openbrain have no use for."""
+    slow = ["asyncio", "dataclasses", "inspect", "json", "openbrain.adapters", "typing"]
+    program = f"import sys, openbrain; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _found(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def _found(program: str) -> str:
+    """The program with the installed package on its path, but for what `site` imports."""
+    return f"import sys; sys.path.append({str(Path(openbrain.__file__).parents[1])!r}); {program}"

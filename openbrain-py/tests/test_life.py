@@ -368,9 +368,7 @@ os.waitpid(keeper, 0)
 
 def test_multiprocessing_with_fork(python: Python) -> None:
     child = python("""
-import multiprocessing, warnings, openbrain
-# Python itself warns of any fork of a program with threads.
-warnings.simplefilter("ignore", DeprecationWarning)
+import multiprocessing, openbrain
 def work(i):
     return openbrain.exec(f"echo {i}", sandbox=i % 2 == 0).stdout
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import subprocess
 from typing import Any, get_type_hints
 
 import pytest
-from openbrain.record import Record
 
 import openbrain
 from openbrain import Denial, Isolation, NetworkUse, Output, Resources
+from openbrain.record import Record
 
 RECORDS: list[type[Record]] = [Output, Isolation, Resources, NetworkUse, Denial, openbrain.Mount]
 

@@ -57,7 +57,7 @@ def test_breaking_out_kills_the_command(mark: str) -> None:
     with Exec(sleeper(mark)).stream() as stream:
         for event in stream:
             assert isinstance(event, Stdout)
-            assert alive(mark)
+            assert until(lambda: bool(alive(mark)))
             break
     assert alive(mark) == []
 
@@ -65,7 +65,7 @@ def test_breaking_out_kills_the_command(mark: str) -> None:
 def test_dropping_kills_the_command(mark: str) -> None:
     stream = Exec(sleeper(mark)).stream()
     next(stream)
-    assert alive(mark)
+    assert until(lambda: bool(alive(mark)))
     del stream
     assert until(lambda: not alive(mark))
 
@@ -73,7 +73,7 @@ def test_dropping_kills_the_command(mark: str) -> None:
 def test_leaving_the_block_kills_the_command(mark: str) -> None:
     with Exec(sleeper(mark)).spawn() as process:
         assert process.next_event() == Stdout(data=b"ready\n", text="ready\n")
-        assert alive(mark)
+        assert until(lambda: bool(alive(mark)))
     assert alive(mark) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def test_async_with_ends_it(mark: str) -> None:
         async with Sandbox(timeout=60, network=False, name="mine", labels={"a": "b"}) as sandbox:
             assert (sandbox.name, sandbox.labels) == ("mine", {"a": "b"})
             await sandbox.exec_async(f"{sleeper(mark)} >/dev/null 2>&1 & true")
-            assert alive(mark)
+            assert until(lambda: bool(alive(mark)))
         assert alive(mark) == []
         with pytest.raises(ConnectionError):
             await sandbox.exec_async("true")
@@ -106,6 +107,90 @@ def test_cancelling_a_command_leaves_the_sandbox(mark: str) -> None:
     asyncio.run(main())
 
 
+def test_a_command_in_the_background_goes_on(mark: str) -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        server = sandbox.start(f"echo one; echo two >&2; sh -c 'sleep 600; :' {mark}")
+        server.wait_for_log("two", timedelta(seconds=20))
+        assert until(lambda: bool(alive(mark)))
+        assert server.status is None
+        logs = server.logs()
+        assert (logs.stdout.text, logs.stderr.data, logs.ended) == ("one\n", b"two\n", False)
+        assert server.logs(stdout=logs.stdout.end).stdout == openbrain.LogPart(offset=4, data=b"")
+        with pytest.raises(errors.WaitTimeoutError) as late:
+            server.wait_for_log("three", 0.1)
+        assert isinstance(late.value, TimeoutError)
+        assert sandbox.exec("echo beside it").success
+        server.cancel()
+        result = server.wait()
+        assert (result.status, result.stdout, result.exec_id) == (
+            "cancelled",
+            "one\n",
+            server.exec_id,
+        )
+        assert alive(mark) == []
+        assert repr(server) == f"<Background {server.exec_id} cancelled>"
+
+
+def test_what_the_background_never_says_is_not_waited_for() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        done = sandbox.start(["sh", "-c", "echo only; cat; exit 3"], stdin="input")
+        with pytest.raises(errors.WaitFailedError, match="before it ended") as caught:
+            done.wait_for_log("other", 20)
+        assert not isinstance(caught.value, TimeoutError)
+        with pytest.raises(errors.CommandFailedError) as failed:
+            done.wait(check=True)
+        assert failed.value.result.stdout == "only\ninput"
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"):
+                done.wait_for_log("other", wrong)
+
+
+def test_a_server_in_the_background_is_waited_for() -> None:
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False) as sandbox:
+            with pytest.raises(errors.WaitTimeoutError, match="8000"):
+                sandbox.wait_for_port(8000, 0.2)
+            await sandbox.start_async("python3 -m http.server 8000 --bind 127.0.0.1")
+            await sandbox.wait_for_port_async(8000, timedelta(seconds=20))
+            program = "import socket; socket.create_connection(('127.0.0.1', 8000), 5)"
+            assert (await sandbox.exec_async(["python3", "-c", program])).success
+            with pytest.raises(ValueError, match="timeout"):
+                sandbox.wait_for_port(8000, -1)
+
+    asyncio.run(main())
+
+
+def test_giving_up_a_wait_leaves_the_background_running(mark: str) -> None:
+    async def main() -> None:
+        async with Sandbox(timeout=60, network=False) as sandbox:
+            command = await sandbox.start_async(f"echo begun; sh -c 'sleep 600; :' {mark}")
+            logs = await command.next_logs_async()
+            assert until(lambda: bool(alive(mark)))
+            assert logs.stdout.text == "begun\n"
+            for call in (
+                command.wait_async(),
+                command.next_logs_async(logs.stdout.end),
+                command.wait_for_log_async("never", 60),
+            ):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(call, 0.05)
+            assert len(alive(mark)) == 1
+            command.signal(9)
+            assert (await command.wait_async()).signal == 9
+
+    asyncio.run(main())
+
+
+def test_the_end_of_the_sandbox_ends_the_background(mark: str) -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        command = sandbox.start(["sh", "-c", sleeper(mark)])
+        command.wait_for_log("ready", 20)
+        assert until(lambda: len(alive(mark)) == 3)
+    assert alive(mark) == []
+    with pytest.raises(errors.SandboxLostError):
+        command.wait()
+
+
 def test_pausing_stops_and_resuming_goes_on() -> None:
     with Sandbox(timeout=60, network=False) as sandbox:
         sandbox.pause()
@@ -129,10 +214,36 @@ def test_dropping_ends_it(mark: str) -> None:
     sandbox = Sandbox(timeout=60, network=False)
     sandbox.open()
     sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
-    assert alive(mark)
+    assert until(lambda: bool(alive(mark)))
     del sandbox
     gc.collect()
     assert until(lambda: not alive(mark))
+
+
+@pytest.mark.parametrize(("call", "left"), [("exec({})", 0), ("start({}).wait()", 3)])
+def test_ctrl_c_leaves_the_sandbox(
+    python: Callable[..., subprocess.Popen[str]], mark: str, call: str, left: int
+) -> None:
+    """A command that is waited for is killed, one in the background goes on."""
+    child = python(
+        f"""
+import sys
+from openbrain import Sandbox
+with Sandbox(network=False) as sandbox:
+    try:
+        sandbox.{call.format("sys.argv[1]")}
+    except KeyboardInterrupt:
+        print(sandbox.exec("echo still here").stdout, end="", flush=True)
+        sys.stdin.readline()
+""",
+        sleeper(mark),
+    )
+    assert child.stdout is not None
+    assert until(lambda: len(alive(mark)) == 3)
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "still here\n"
+    assert len(alive(mark)) == left
+    assert child.communicate(timeout=20) == ("", "")
 
 
 @pytest.mark.parametrize("opening", ["Sandbox(network=False)", "asyncio.run(Sandbox.create())"])
@@ -147,6 +258,7 @@ sandbox = {opening}
 if sandbox._native is None:
     sandbox.open()
 sandbox.exec(sys.argv[1])
+background = sandbox.start(sys.argv[1] + "; sleep 600")
 """,
         f"{sleeper(mark)} >/dev/null 2>&1 & true",
     )
@@ -218,7 +330,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_every_verb_of_files_has_its_twin() -> None:
-    for kind in (openbrain.Files, Sandbox, openbrain.Process):
+    for kind in (openbrain.Files, Sandbox, openbrain.Process, openbrain.Background):
         verbs = {name for name in vars(kind) if not name.startswith("_")}
         twins = {name.removesuffix("_async") for name in verbs if name.endswith("_async")}
         assert twins <= verbs

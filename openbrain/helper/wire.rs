@@ -239,6 +239,8 @@ pub mod report {
     pub const EXPIRED: u32 = 9;
     /// An order for an open sandbox was carried out: the one with this serial number.
     pub const DONE: u32 = 10;
+    /// Carries the directory of everything that the sandbox writes, for the report of changes.
+    pub const SCRATCH: u32 = 11;
 }
 
 /// What the bridge is told: the file [`bridge::JOB`].

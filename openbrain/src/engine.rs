@@ -149,7 +149,7 @@ impl Engine {
     /// which environment, plays no part.
     ///
     /// Otherwise the second such command begins to fill the pool. Does nothing for what has no pool:
-    /// direct commands, servers, overlay mounts, images.
+    /// direct commands, servers, overlay mounts, images, what is to report its changes.
     ///
     /// # Errors
     ///

@@ -42,6 +42,8 @@ pub enum ErrorKind {
     /// A port of a sandbox, or the one of this host that is to lead there, is refused or silent;
     /// [`Error::io_kind`] says which.
     ConnectionFailed,
+    /// Somebody else has changed what was to be changed.
+    Conflict,
     /// What was waited for did not come; [`Error::io_kind`] says whether the time was over.
     WaitFailed,
     /// The machine ran out of something (processes, memory, descriptors); trying later may work.
@@ -51,7 +53,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::InvalidRequest,
         Self::InvalidSettings,
         Self::PolicyDenied,
@@ -61,6 +63,7 @@ impl ErrorKind {
         Self::SandboxLost,
         Self::FileFailed,
         Self::ConnectionFailed,
+        Self::Conflict,
         Self::WaitFailed,
         Self::ResourceExhausted,
         Self::Internal,
@@ -83,6 +86,7 @@ impl ErrorKind {
             Self::SandboxLost => "sandbox_lost",
             Self::FileFailed => "file_failed",
             Self::ConnectionFailed => "connection_failed",
+            Self::Conflict => "conflict",
             Self::WaitFailed => "wait_failed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Internal => "internal",

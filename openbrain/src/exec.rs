@@ -86,6 +86,10 @@ pub struct Exec {
     /// network. Absent: those of the settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_hosts: Option<Vec<String>>,
+    /// Report what the command has changed, in mounts of the mode `overlay` and in the sandbox's own
+    /// directories: the result then has `changes`. Only embedded sandboxes can.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub changes: bool,
     /// Resource limits that differ from those of the settings.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
@@ -183,6 +187,7 @@ impl Exec {
             allowed_ports: None,
             allowed_domains: None,
             allowed_hosts: None,
+            changes: false,
             limits: Limits::default(),
             tty: None,
         }
@@ -279,6 +284,15 @@ impl Exec {
     /// `db.internal:5432`, `localhost:11434`.
     pub fn allow_host(mut self, host: impl Into<String>) -> Self {
         self.allowed_hosts.get_or_insert_default().push(host.into());
+        self
+    }
+
+    /// Reports what the command has changed: [`Output::changes`](crate::Output::changes).
+    ///
+    /// The report is made when the command has ended, and takes its time in addition to `timeout`: by
+    /// what has changed, and 30 seconds at most.
+    pub fn changes(mut self) -> Self {
+        self.changes = true;
         self
     }
 

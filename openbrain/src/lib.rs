@@ -45,6 +45,7 @@ mod units;
 
 pub mod sandbox;
 
+mod changes;
 mod exec;
 mod new_sandbox;
 mod output;
@@ -70,6 +71,7 @@ mod server;
 pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
     caller::{Caller, Surface},
+    changes::{Applied, Change, ChangeKind, Changes, EntryKind, KEPT_FOR, NoDiff, SavedChanges},
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
     engine::{Engine, settle},

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use self::form::OutputForm;
-use crate::{error::Result, sandbox::Isolation};
+use crate::{changes::Changes, error::Result, sandbox::Isolation};
 
 /// What became of a command that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +59,8 @@ pub struct Output {
     pub resources: Resources,
     /// What the sandbox refused, as far as it knows.
     pub denials: Vec<Denial>,
+    /// What the command has changed, when that was [asked for](crate::Exec::changes).
+    pub changes: Option<Changes>,
     /// What the caller should know that is no failure.
     pub warnings: Vec<String>,
 }

@@ -41,6 +41,8 @@ pub struct Spec {
     pub stdin: Stdin,
     /// The pseudo-terminal to run on, if any.
     pub tty: Option<TerminalSize>,
+    /// Whether the result reports what has changed.
+    pub changes: bool,
     /// Resource limits.
     pub limits: Limits,
     /// What the caller should know that is no error.

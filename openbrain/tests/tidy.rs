@@ -31,7 +31,7 @@ const KNOWN_DUPLICATES: [&str; 2] = ["getrandom", "syn"];
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
 /// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 20] = [
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 21] = [
     ("error", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
     ("units", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
     ("check", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
@@ -77,6 +77,13 @@ const FORBIDDEN_IMPORTS: [(&str, &[&str]); 20] = [
             "backend::direct",
             "backend::embedded",
             "backend::opensandbox",
+        ],
+    ),
+    (
+        "changes",
+        &[
+            "exec", "output", "spec", "settings", "session", "process", "backend", "audit",
+            "engine", "doctor",
         ],
     ),
     ("audit", &["settings", "backend", "engine", "doctor"]),

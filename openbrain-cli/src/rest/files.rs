@@ -34,6 +34,12 @@ pub(super) struct PathQuery {
     path: String,
 }
 
+impl PathQuery {
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
 /// Which part of which file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

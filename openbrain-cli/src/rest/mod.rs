@@ -23,6 +23,7 @@ mod sandbox_routes;
 mod sandboxes;
 mod state;
 mod stream;
+mod tar;
 mod view;
 
 pub(crate) use self::routes::router;

@@ -19,6 +19,7 @@ use super::{
     routes::{Answer, Content, Query, Route, all},
     sandboxes::{RenewRequest, SandboxList, SandboxView},
     stream::Line,
+    tar::{TAR, Unpacked},
     view,
     view::{ExecView, List},
 };
@@ -96,8 +97,11 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
         operation["parameters"] = parameters.into();
     }
     if let Some(body) = route.body {
-        let media =
-            if body == Content::Bytes { "application/octet-stream" } else { "application/json" };
+        let media = match body {
+            Content::Bytes if route.id == "unpackSandboxTree" => TAR,
+            Content::Bytes => "application/octet-stream",
+            _ => "application/json",
+        };
         let content = content(&[(media, body)], &mut schemas.asked);
         // A sandbox may be asked for without saying anything of it.
         let required = body != Content::NewSandbox;
@@ -243,6 +247,7 @@ fn content(contents: &[(&str, Content)], schemas: &mut SchemaGenerator) -> Value
             Content::Sandboxes => of::<SandboxList>(schemas),
             Content::File => of::<FileView>(schemas),
             Content::Files => of::<FileList>(schemas),
+            Content::Unpacked => of::<Unpacked>(schemas),
             Content::Signal => of::<SignalRequest>(schemas),
             Content::Output => of::<Output>(schemas),
             Content::Events => event(of::<Line>(schemas)),

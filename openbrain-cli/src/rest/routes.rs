@@ -63,6 +63,7 @@ pub(super) enum Content {
     Sandboxes,
     File,
     Files,
+    Unpacked,
     Signal,
     Bytes,
     Output,

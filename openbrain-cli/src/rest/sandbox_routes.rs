@@ -10,7 +10,7 @@ use super::{
     files,
     problem::Code,
     routes::{Answer, Content, EXEC_ID, Query, Route, VIEW},
-    sandboxes,
+    sandboxes, tar,
 };
 
 const SANDBOX: &[(&str, Content)] = &[(JSON, Content::Sandbox)];
@@ -21,6 +21,21 @@ const BYTES: &str = "application/octet-stream";
 /// What may be wrong with any work on files.
 const FILE: &[Code] = &[
     Code::NotFound,
+    Code::InvalidRequest,
+    Code::FileFailed,
+    Code::SandboxUnavailable,
+    Code::SandboxLost,
+    Code::ResourceExhausted,
+    Code::Busy,
+    Code::Closing,
+];
+
+/// What may be wrong with a body that goes to a file.
+const WRITE: &[Code] = &[
+    Code::MalformedRequest,
+    Code::NotFound,
+    Code::RequestTimeout,
+    Code::UnsupportedEncoding,
     Code::InvalidRequest,
     Code::FileFailed,
     Code::SandboxUnavailable,
@@ -274,19 +289,7 @@ pub(super) const SANDBOX_ROUTES: &[Route] = &[
         headers: &[],
         body: Some(Content::Bytes),
         answers: &[done("Written.")],
-        problems: &[
-            Code::MalformedRequest,
-            Code::NotFound,
-            Code::RequestTimeout,
-            Code::UnsupportedEncoding,
-            Code::InvalidRequest,
-            Code::FileFailed,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-            Code::ResourceExhausted,
-            Code::Busy,
-            Code::Closing,
-        ],
+        problems: WRITE,
         handler: || put(files::write),
     },
     Route {
@@ -358,5 +361,39 @@ pub(super) const SANDBOX_ROUTES: &[Route] = &[
         answers: &[done("Renamed.")],
         problems: FILE,
         handler: || post(files::rename),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sandboxes/{id}/files/tar",
+        id: "packSandboxTree",
+        summary: "Read everything below a directory as a tar archive",
+        query: Some(Query::FilePath),
+        headers: &[],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            text: "The archive. A connection that breaks off before its end had not all of it.",
+            contents: &[(tar::TAR, Content::Bytes)],
+            headers: &[],
+        }],
+        problems: FILE,
+        handler: || get(tar::pack),
+    },
+    Route {
+        method: Method::PUT,
+        path: "/v1/sandboxes/{id}/files/tar",
+        id: "unpackSandboxTree",
+        summary: "Unpack a tar archive below a directory, which is made when it is missing",
+        query: Some(Query::FilePath),
+        headers: &[],
+        body: Some(Content::Bytes),
+        answers: &[Answer {
+            status: 200,
+            text: "What was unpacked.",
+            contents: &[(JSON, Content::Unpacked)],
+            headers: &[],
+        }],
+        problems: WRITE,
+        handler: || put(tar::unpack),
     },
 ];

@@ -106,6 +106,10 @@ pub(crate) struct CreateArgs {
     /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// Take this directory as the system of the sandbox, in place of this machine's: an unpacked image.
+    /// It is never written to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
     /// Print what there is to tell of it as one JSON object, instead of the id.
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,6 +17,7 @@ use crate::{
     console::{json_line, print, print_json, say},
     env, exec, exit,
     failure::{Failure, Result},
+    program::absolute,
     settle::{self, SILENCE},
     signals::Signals,
 };
@@ -87,6 +88,7 @@ fn order(args: CreateArgs) -> Result<Order> {
         workdir,
         env,
         env_file,
+        rootfs,
         json: _,
         reach,
         limits,
@@ -95,6 +97,7 @@ fn order(args: CreateArgs) -> Result<Order> {
     let asked = exec::let_in(Exec::of(Command::Argv(Vec::new())), reach)?;
     let new = NewSandbox {
         image: None,
+        rootfs: rootfs.as_deref().map(absolute).transpose()?,
         name,
         labels: label.into_iter().collect(),
         timeout,

@@ -377,6 +377,47 @@ fn files_are_written_read_listed_moved_and_removed() {
 }
 
 #[test]
+fn trees_come_and_go_as_archives() {
+    if !sandboxes() || !installed("tar") {
+        return;
+    }
+    let server = Server::start();
+    let path = create(&server, json!({}));
+    let source = server.place.path().join("source");
+    std::fs::create_dir_all(source.join("sub")).unwrap();
+    std::fs::write(source.join("sub/file"), "x".repeat(300_000)).unwrap();
+    std::os::unix::fs::symlink("sub/file", source.join("link")).unwrap();
+    let tar = |args: &[&str]| {
+        let mut command = std::process::Command::new("tar");
+        let output = command.args(args).current_dir(server.place.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let archive = tar(&["-c", "-C", "source", "."]);
+    let put = |archive: &[u8]| {
+        server.ask(&format!("PUT {path}/files/tar?path=/tmp/new/tree"), &[], archive)
+    };
+    let unpacked = put(&archive).status(200).json();
+    assert_eq!((&unpacked["bytes"], &unpacked["skipped"]), (&json!(300_000), &json!([])));
+    assert_eq!(run(&server, &path, "wc -c < /tmp/new/tree/link")["stdout"], "300000\n");
+    let reply = server.get(&format!("{path}/files/tar?path=/tmp/new/tree")).status(200);
+    assert_eq!(reply.header("content-type"), Some("application/x-tar"));
+    server.place.file("back.tar", &reply.body);
+    std::fs::create_dir(server.place.path().join("back")).unwrap();
+    tar(&["-x", "-f", "back.tar", "-C", "back"]);
+    let back = std::fs::read_to_string(server.place.path().join("back/link")).unwrap();
+    assert_eq!(back.len(), 300_000);
+    server.get(&format!("{path}/files/tar?path=/tmp/none")).problem(404, "file_failed");
+    server.get(&format!("{path}/files/tar?path=/tmp/new/tree/link")).problem(409, "file_failed");
+    put(&archive[..100_000]).problem(409, "file_failed");
+    put(b"no archive at all").problem(409, "file_failed");
+    // An archive that leads out of the directory is refused, and nothing is made beside it.
+    let outside = tar(&["-c", "-P", "--transform", "s,^source,../outside,", "source"]);
+    put(&outside).problem(409, "file_failed");
+    assert_eq!(run(&server, &path, "ls /tmp/new")["stdout"], "tree\n");
+}
+
+#[test]
 fn what_is_wrong_with_a_file_has_its_status() {
     if !sandboxes() {
         return;

@@ -13,6 +13,7 @@ fails is a value; `check=True` makes it an exception.
 - `exec` and `exec_async` run a command to its end.
 - `Exec` is the same as a builder, and can stream and spawn.
 - `Sandbox` is a sandbox that stays open for many commands.
+- `openbrain.adapters` has it for Inspect, deepagents, LangChain and the OpenAI Agents SDK.
 - `openbrain.errors` has what they raise: every exception is an `OpenbrainError`.
 """
 
@@ -22,6 +23,7 @@ import atexit
 
 from . import errors
 from ._openbrain import __version__, shutdown
+from .background import Background, LogPart, Logs
 from .errors import OpenbrainError
 from .files import FileEntry, Files, Transfer
 from .output import Denial, Isolation, NetworkUse, Output, Resources
@@ -33,6 +35,7 @@ __all__ = [
     "INHERIT",
     "PIPE",
     "AsyncStream",
+    "Background",
     "Denial",
     "Ended",
     "Event",
@@ -40,6 +43,8 @@ __all__ = [
     "FileEntry",
     "Files",
     "Isolation",
+    "LogPart",
+    "Logs",
     "Mount",
     "NetworkUse",
     "OpenbrainError",

@@ -30,6 +30,7 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CommandTimeoutError",
+    "ConnectionFailedError",
     "FileFailedError",
     "InternalError",
     "InvalidRequestError",
@@ -44,6 +45,8 @@ __all__ = [
     "SandboxLostError",
     "SandboxNotADirectoryError",
     "SandboxUnavailableError",
+    "WaitFailedError",
+    "WaitTimeoutError",
 ]
 
 
@@ -144,6 +147,22 @@ class ResourceExhaustedError(OpenbrainError, OSError):
     retryable = True
 
 
+class ConnectionFailedError(OpenbrainError, ConnectionError):
+    """A port of a sandbox, or the one of this host that leads there, is refused or silent."""
+
+    code = "connection_failed"
+
+
+class WaitFailedError(OpenbrainError, RuntimeError):
+    """What was waited for did not come, and will not come any more."""
+
+    code = "wait_failed"
+
+
+class WaitTimeoutError(WaitFailedError, TimeoutError):
+    """What was waited for did not come in time."""
+
+
 class InternalError(OpenbrainError, RuntimeError):
     """A failure of the system or of openbrain that fits no other kind."""
 
@@ -211,6 +230,8 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
     SandboxUnavailableError,
     SandboxLostError,
     FileFailedError,
+    ConnectionFailedError,
+    WaitFailedError,
     ResourceExhaustedError,
     InternalError,
 )
@@ -234,6 +255,8 @@ def make(
     kind = next(known, OpenbrainError)
     if kind is FileFailedError:
         kind = _FILES.get(io_kind, kind)
+    if kind is WaitFailedError and io_kind == "TimedOut":
+        kind = WaitTimeoutError
     error = kind(message)
     error.code, error.retryable, error.remedy = code, retryable, remedy
     if remedy:

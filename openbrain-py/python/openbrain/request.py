@@ -447,6 +447,11 @@ def placed(exec: Exec, place: _Place) -> Exec:
     return moved
 
 
+def parts(exec: Exec) -> tuple[dict[str, Any], bytes | None, str | tuple[str, ...]]:
+    """The request, its standard input, and the command as it was given."""
+    return exec._fields, exec._stdin, exec._args  # pyright: ignore[reportPrivateUsage]
+
+
 def seconds(timeout: float | timedelta | None) -> float | None:
     """A time as the native module takes it."""
     if timeout is None or isinstance(timeout, (int, float)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from ._openbrain import create
+from .background import Background
 from .files import Files
 from .output import Isolation, Output
 from .record import Record
-from .request import Exec, build, environment, mount_form, placed, seconds, several
+from .request import Exec, build, environment, mount_form, parts, placed, seconds, several
 from .waiting import wait, wait_async
 
 TYPE_CHECKING = False
@@ -258,6 +259,56 @@ class Sandbox:
         ['you\n']
         """
         return placed(build(command), self._open())
+
+    def start(
+        self,
+        command: _Command,
+        *,
+        timeout: float | timedelta | None = None,
+        workdir: _Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        shell: str | None = None,
+    ) -> Background:
+        r"""Starts a command in the background, with the arguments of `openbrain.exec`.
+
+        >>> from openbrain import Sandbox
+        >>> with Sandbox(timeout=60, network=False) as sandbox:
+        ...     server = sandbox.start("echo ready; sleep 60")
+        ...     server.wait_for_log("ready", 10)
+        ...     sandbox.exec("echo beside it").stdout
+        'beside it\n'
+        """
+        exec = build(command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell)
+        request, given, args = parts(exec)
+        return Background(wait(self._open().start(request, given)), args)
+
+    async def start_async(
+        self,
+        command: _Command,
+        *,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        workdir: _Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        shell: str | None = None,
+    ) -> Background:
+        """As `start`."""
+        exec = build(command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell)
+        request, given, args = parts(exec)
+        return Background(await wait_async(self._open().start(request, given)), args)
+
+    def wait_for_port(self, port: int, timeout: float | timedelta) -> None:
+        """Waits until something in the sandbox listens on a TCP port, on 127.0.0.1 or ::1.
+
+        Raises:
+            WaitTimeoutError: The time is over.
+        """
+        wait(self._open().wait_for_port(port, seconds(timeout) or 0))
+
+    async def wait_for_port_async(self, port: int, timeout: float | timedelta) -> None:  # noqa: ASYNC109
+        """As `wait_for_port`."""
+        await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
 
     def renew(self, timeout: float | timedelta) -> None:
         """Lets the sandbox end in so much time from now, instead of when it would have."""

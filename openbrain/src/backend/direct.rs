@@ -54,6 +54,7 @@ async fn spawn(spec: &Spec, inherited: Option<&[Variable]>) -> Result<Running> {
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
+        changes: None,
         control: Box::new(Guarded::new(link, streams.terminal)),
     })
 }

@@ -12,6 +12,7 @@ use std::{fmt, future::Future, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Durat
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use crate::changes::Layers;
 use crate::{
     error::{Error, Result},
     exec::TerminalSize,
@@ -63,6 +64,16 @@ pub(crate) trait Session: Backend + Owner {
 
     /// What the caller should know about it.
     fn warnings(&self) -> &[String];
+
+    /// What everything in it has written, to be compared with what was there.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_unavailable` where that is not known.
+    fn layers(&self) -> Result<Layers> {
+        Err(Error::unavailable("nobody here knows what has changed in the sandbox")
+            .with_remedy("ask the process that has created it, with the embedded engine"))
+    }
 
     /// Waits until it has ended, as far as that can be seen from here, and says why: a server is asked
     /// every 100 s.
@@ -154,6 +165,8 @@ pub struct Running {
     pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Its standard error; none on a pseudo-terminal.
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// What it writes, when its changes are to be reported after its end.
+    pub changes: Option<Layers>,
     /// The way to influence it and to learn its end.
     pub control: Box<dyn Control>,
 }

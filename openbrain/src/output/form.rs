@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendName, Captured, Denial, Output, Resources, Start, Status};
-use crate::sandbox::Isolation;
+use crate::{changes::Changes, sandbox::Isolation};
 
 /// What became of a command that was started: what it printed, how it ended, and what was enforced
 /// around it.
@@ -63,6 +63,9 @@ pub(super) struct OutputForm<'a> {
     resources: Cow<'a, Resources>,
     /// What the sandbox refused, as far as it knows.
     denials: Cow<'a, [Denial]>,
+    /// What the command has changed; there only when that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changes: Option<Cow<'a, Changes>>,
     /// What the caller should know that is no failure.
     warnings: Cow<'a, [String]>,
 }
@@ -97,6 +100,7 @@ impl<'a> From<&'a Output> for OutputForm<'a> {
             isolation,
             resources,
             denials,
+            changes,
             warnings,
         } = output;
         Self {
@@ -127,6 +131,7 @@ impl<'a> From<&'a Output> for OutputForm<'a> {
             isolation: Cow::Borrowed(isolation),
             resources: Cow::Borrowed(resources),
             denials: Cow::Borrowed(denials),
+            changes: changes.as_ref().map(Cow::Borrowed),
             warnings: Cow::Borrowed(warnings),
         }
     }
@@ -159,6 +164,7 @@ impl TryFrom<OutputForm<'_>> for Output {
             isolation: form.isolation.into_owned(),
             resources: form.resources.into_owned(),
             denials: form.denials.into_owned(),
+            changes: form.changes.map(Cow::into_owned),
             warnings: form.warnings.into_owned(),
         })
     }
@@ -187,7 +193,7 @@ fn time(text: &str) -> Result<SystemTime, String> {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use crate::{BackendName, Captured, Isolation, Output, Resources, Start, Status};
+    use crate::{BackendName, Captured, Changes, Isolation, Output, Resources, Start, Status};
 
     fn output(status: Status, stdout: &[u8]) -> Output {
         Output {
@@ -203,6 +209,7 @@ mod tests {
             isolation: Isolation::none(),
             resources: Resources { cpu_ms: Some(3), ..Resources::default() },
             denials: Vec::new(),
+            changes: Some(Changes::default()),
             warnings: vec!["careful".into()],
         }
     }

@@ -30,7 +30,8 @@ use self::{
     supervise::{Audience, Ending, Inbox, Urgency},
 };
 use crate::{
-    backend::{Order, Running},
+    backend::{BoxFuture, Order, Running},
+    changes::Changes,
     error::{Error, Result},
     event::Event,
     exec::TerminalSize,
@@ -91,6 +92,8 @@ pub struct Process {
     ended: Option<Ending>,
     drain: Option<Drain>,
     output_limit: u64,
+    /// The report of changes, which begins when everything else has ended.
+    report: Option<Report>,
     /// Whoever keeps a record of the command.
     observer: Option<Reading>,
 }
@@ -105,6 +108,13 @@ pub(crate) struct Facts {
     pub(crate) isolation: Isolation,
     pub(crate) warnings: Vec<String>,
     pub(crate) started_at: SystemTime,
+}
+
+/// A report of changes.
+enum Report {
+    /// Dropped, it is given up.
+    Running(BoxFuture<'static, Result<Changes>>),
+    Done(Changes),
 }
 
 /// Reading on after the end.
@@ -152,6 +162,7 @@ impl Process {
             stdin,
             stdout,
             stderr,
+            changes,
             control,
         } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
@@ -181,6 +192,7 @@ impl Process {
             ended: None,
             drain: None,
             output_limit: spec.limits.output.unwrap_or(u64::MAX),
+            report: changes.map(|layers| Report::Running(Box::pin(Changes::report(layers)))),
             observer: reading,
         }
     }
@@ -306,7 +318,22 @@ impl Process {
             std::task::ready!(drain.until.as_mut().poll(cx));
             self.streams = [None, None];
         }
-        Poll::Ready(Ok(Step::Ended))
+        self.poll_report(cx).map(|()| Ok(Step::Ended))
+    }
+
+    /// Makes the report of changes.
+    fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(Report::Running(making)) = &mut self.report {
+            let made = std::task::ready!(making.as_mut().poll(cx));
+            self.report = match made {
+                Ok(changes) => Some(Report::Done(changes)),
+                Err(error) => {
+                    self.facts.warnings.push(error.to_string());
+                    None
+                }
+            };
+        }
+        Poll::Ready(())
     }
 
     /// Learns of the end of the command, and gives its streams some more time.
@@ -372,6 +399,10 @@ impl Process {
             isolation: self.facts.isolation.clone(),
             resources: ending.resources,
             denials: ending.denials,
+            changes: match self.report.take() {
+                Some(Report::Done(changes)) => Some(changes),
+                _ => None,
+            },
             warnings,
         }
     }

@@ -17,7 +17,7 @@ pub const WORKSPACE: &str = "/workspace";
 
 /// A host path made visible inside a sandbox.
 ///
-/// As text: `PATH` (at `/workspace`, read-write, and the working directory) or
+/// As text: `PATH` or `PATH:ro|rw|overlay` (at `/workspace`, which is the working directory) or
 /// `SRC:DST[:ro|rw|overlay]`. In JSON and YAML the text form or an object with the same fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mount {
@@ -118,12 +118,16 @@ impl FromStr for Mount {
         let source = parts.next().unwrap_or_default();
         let mount = match (parts.next(), parts.next(), parts.next()) {
             (None, ..) => Self::workspace(source),
+            // A target is absolute.
+            (Some(mode @ ("rw" | "ro" | "overlay")), None, _) => {
+                Self { mode: mode.parse()?, ..Self::workspace(source) }
+            }
             (Some(target), mode, None) => {
                 Self::new(source, target, mode.map_or(Ok(MountMode::Rw), str::parse)?)
             }
             (Some(_), _, Some(_)) => {
                 return Err(Error::invalid(format!("mount `{text}` has too many `:`"))
-                    .with_remedy("write PATH or SRC:DST[:ro|rw|overlay]"));
+                    .with_remedy("write PATH[:ro|rw|overlay] or SRC:DST[:ro|rw|overlay]"));
             }
         };
         mount.checked()
@@ -200,6 +204,9 @@ mod tests {
     fn modes_are_read() {
         let mount: Mount = "./src:/app:overlay".parse().unwrap();
         assert_eq!(mount, Mount::new("./src", "/app", MountMode::Overlay));
+        let mount: Mount = ".:overlay".parse().unwrap();
+        assert_eq!(mount, Mount::new(".", "/workspace", MountMode::Overlay));
+        assert!(".:overlay:ro".parse::<Mount>().is_err());
     }
 
     #[test]

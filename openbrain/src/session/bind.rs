@@ -19,10 +19,14 @@ impl SessionSpec {
     pub fn bind(&self, exec: Exec) -> Result<Spec> {
         exec.check()?;
         if let Some(option) = misplaced(&exec) {
+            let remedy = match exec.changes {
+                true => "ask the sandbox for its changes",
+                false => "give it to the sandbox when it is created",
+            };
             return Err(Error::invalid(format!(
                 "a command in an open sandbox cannot have {option}"
             ))
-            .with_remedy("give it to the sandbox when it is created"));
+            .with_remedy(remedy));
         }
         if exec.sandbox == Some(false) {
             return Err(Error::invalid("a command in an open sandbox cannot run on the host")
@@ -41,6 +45,7 @@ impl SessionSpec {
             stdin: exec.stdin,
             tty: exec.tty,
             inherit_env: InheritEnv::default(),
+            changes: false,
             limits: self.narrowed(&exec.limits),
             warnings: Vec::new(),
         })
@@ -71,6 +76,7 @@ fn misplaced(exec: &Exec) -> Option<&'static str> {
         ("mounts", !exec.mounts.is_empty()),
         ("exposed paths", !exec.expose.is_empty()),
         ("a network rule", network),
+        ("a report of changes", exec.changes),
         ("a `memory` limit", memory.is_some()),
         ("a `cpus` limit", cpus.is_some()),
         ("a `pids` limit", pids.is_some()),
@@ -121,6 +127,7 @@ mod tests {
         for exec in [
             Exec::new("true").mount("/etc"),
             Exec::new("true").expose("/etc"),
+            Exec::new("true").changes(),
             Exec::new("true").allow_network(true),
             Exec::new("true").allow_port(22),
             Exec::new("true").allow_domain("a.example"),

@@ -31,6 +31,7 @@ use std::{
 
 use crate::{
     backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder},
+    changes::Changes,
     error::{Error, ErrorKind, Result},
     exec::Exec,
     new_sandbox::NewSandbox,
@@ -197,6 +198,21 @@ impl Sandbox {
         let end = Arc::clone(&self.session).ended().await;
         self.tell(Some(end));
         end
+    }
+
+    /// Reports what its commands have changed until now, in mounts of the mode
+    /// [`overlay`](crate::MountMode::Overlay) and in what it has of its own. Changes that are being made
+    /// may be seen in part.
+    ///
+    /// Changes are for the end: the host's side of a mount must not change while the sandbox is open
+    /// (its kernel does not expect it), and so neither by applying them. As an ordinary user, directories
+    /// that the sandbox has made inaccessible to itself are left out, as `truncated` says.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_unavailable` on a server; `sandbox_lost` after [`Sandbox::kill`].
+    pub async fn changes(&self) -> Result<Changes> {
+        Changes::report(self.session.layers()?).await
     }
 
     /// Lets the sandbox end in so much time from now, instead of when it would have.

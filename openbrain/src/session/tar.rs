@@ -125,6 +125,13 @@ async fn pack(mut work: Work, mut to: DuplexStream) -> Result<()> {
     // Whoever reads the archive has gone.
     let gone = |error: io::Error| failed("cannot write the archive", error);
     while let Some((entry, described)) = work.next_entry().await? {
+        // Whoever unpacks it relies on its names.
+        let is_below =
+            |path: &Path| path_below(path.as_os_str().as_bytes()).is_ok_and(|p| p == path);
+        let first = described.target.as_deref().filter(|_| described.kind == FileKind::File);
+        if !is_below(&described.path) || !first.is_none_or(is_below) {
+            return Err(work.garbled());
+        }
         let Some(header) = header_of(&entry, &described) else { continue };
         to.write_all(&header.blocks()).await.map_err(gone)?;
         if entry.has_content == 1 {

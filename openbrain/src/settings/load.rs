@@ -51,7 +51,7 @@ pub struct Sources {
     pub env: BTreeMap<String, String>,
     /// The directory that `~/` stands for.
     pub home: Option<PathBuf>,
-    /// The directory of what programs keep between runs, where the audit log is.
+    /// The directory of what programs keep between runs, where the audit log and saved changes are.
     pub state: Option<PathBuf>,
     /// Values given on the command line; a later one wins.
     pub flags: Vec<Flag>,
@@ -172,6 +172,12 @@ impl Sources {
             home,
             flags: Vec::new(),
         })
+    }
+
+    /// Where changes are saved: `openbrain/changes` below the state directory. `None` when nobody knows
+    /// where that is.
+    pub fn changes(&self) -> Option<PathBuf> {
+        Some(self.state.as_ref()?.join("openbrain/changes"))
     }
 
     /// Adds the value of a command line flag, for example

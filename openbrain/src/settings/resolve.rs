@@ -53,6 +53,7 @@ impl Settings {
             allowed_ports: ports,
             allowed_domains: domains,
             allowed_hosts: hosts,
+            changes,
             limits,
             tty,
         } = exec;
@@ -74,6 +75,7 @@ impl Settings {
             security.check_direct(&wishes)?;
             (Place::Direct, security.direct_limits(limits)?, None)
         };
+        check_changes(&place, changes)?;
         let shell = shell.unwrap_or_else(|| SHELL.into());
         let timeout = timeout.or(default_timeout);
         Ok(Spec {
@@ -86,9 +88,26 @@ impl Settings {
             inherit_env: InheritEnv::All,
             stdin,
             tty,
+            changes,
             limits,
             warnings,
         })
+    }
+}
+
+/// Refuses a report of changes where nobody knows them.
+fn check_changes(place: &Place, are_wanted: bool) -> Result<()> {
+    match place {
+        _ if !are_wanted => Ok(()),
+        Place::Embedded(_) => Ok(()),
+        Place::Direct => {
+            Err(Error::invalid("a direct command cannot report its changes")
+                .with_remedy(ADD_SANDBOX))
+        }
+        Place::Opensandbox(..) => {
+            Err(Error::invalid("a sandbox on an OpenSandbox server cannot report its changes")
+                .with_remedy("use the embedded engine: `security.sandbox.runtime: embedded`"))
+        }
     }
 }
 

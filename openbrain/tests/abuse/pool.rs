@@ -108,6 +108,8 @@ fn another_shape_is_another_sandbox() {
         let overlay = shell("true").mount_at(overlay);
         engine.warm(overlay.clone()).await.unwrap();
         run(&engine, overlay, Start::Cold).await;
+        // What a command has changed begins with its sandbox.
+        run(&engine, shell("true").changes(), Start::Cold).await;
         run(&engine, shell("true"), Start::Warm).await;
     });
 }

@@ -39,11 +39,17 @@ pub(super) struct Build<'a> {
     pub(super) groups: Option<Groups>,
     pub(super) enforcement: Enforcement,
     pub(super) egress: Option<egress::Plan>,
+    /// Whether the library is handed what the sandbox writes.
+    pub(super) hands_over: bool,
 }
 
 impl<'a> Build<'a> {
     /// Looks at the host and decides how the limits are enforced.
-    pub(super) fn look(sandbox: &'a SandboxSpec, limits: &'a Limits) -> Result<Self> {
+    pub(super) fn look(
+        sandbox: &'a SandboxSpec,
+        limits: &'a Limits,
+        hands_over: bool,
+    ) -> Result<Self> {
         let sources = sources::open(sandbox)?;
         let rootfs = rootfs::open(sandbox)?;
         let groups = Hierarchies::find()
@@ -65,6 +71,7 @@ impl<'a> Build<'a> {
             groups,
             enforcement,
             egress: egress::Plan::new(sandbox)?,
+            hands_over,
         })
     }
 
@@ -103,6 +110,7 @@ impl<'a> Build<'a> {
             system: self.sandbox.system,
             disk: self.limits.disk,
             memory: self.limits.memory,
+            hands_over: self.hands_over,
             name_server: self.egress.as_ref().map(|_| egress::NAME_SERVER),
         };
         to.sandbox = Some(walls::first_namespaces());

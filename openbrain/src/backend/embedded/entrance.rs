@@ -91,6 +91,7 @@ impl Entrance {
             stdin: streams.stdin,
             stdout: streams.stdout,
             stderr: streams.stderr,
+            changes: None,
             control: Box::new(Job {
                 guarded: Guarded::new(link, streams.terminal),
                 owner,

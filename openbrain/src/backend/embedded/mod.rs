@@ -25,6 +25,7 @@ mod sources;
 mod thread;
 mod waiting;
 mod walls;
+mod written;
 
 use std::{os::fd::AsFd, sync::Arc};
 
@@ -33,12 +34,13 @@ use self::{
     cgroup::Groups,
     egress::Egress,
     pool::Pool,
+    written::{Access, Written},
 };
 pub(crate) use self::{
     egress::checks as egress_checks, entrance::join, probe::checks, session::open,
 };
 use super::{
-    Backend, BoxFuture, Control, Ended, Order, Running,
+    Backend, BoxFuture, Control, Ended, Layers, Order, Running,
     helper::{
         self, CommandPlan, Descriptors, Ends, Guarded, Handles, Link, Program, Section, Streams,
         wire,
@@ -65,17 +67,23 @@ impl Embedded {
 
     /// Makes the sandboxes ready that commands like this one will find.
     pub(crate) async fn warm(&self, spec: &Spec) -> Result<()> {
-        match &self.pool {
+        match self.pool_for(spec) {
             Some(pool) => pool.fill(requested(spec)?, &spec.limits).await,
             None => Ok(()),
         }
+    }
+
+    /// The pool, for what may come from there: which changes are the command's is known from the
+    /// moment when its sandbox was made.
+    fn pool_for(&self, spec: &Spec) -> Option<&Pool> {
+        self.pool.as_deref().filter(|_| !spec.changes)
     }
 }
 
 impl Backend for Embedded {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
         Box::pin(async move {
-            match &self.pool {
+            match self.pool_for(spec) {
                 Some(pool) => pool.spawn(requested(spec)?, spec).await,
                 None => spawn(spec).await,
             }
@@ -105,7 +113,7 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     let sandbox = requested(spec)?;
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;
-    let mut build = Build::look(sandbox, &spec.limits)?;
+    let mut build = Build::look(sandbox, &spec.limits, spec.changes)?;
     let (ends, streams) = open_streams(spec)?;
     let program = compile(&build, spec, &script.argv, file.is_some())?;
     let inside = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd));
@@ -122,8 +130,10 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     };
     let isolation = build.isolation();
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
-    let (groups, warnings) = (build.groups, build.enforcement.warnings);
-    let started = Started { link, groups, egress, isolation, warnings, start: Start::Cold };
+    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
+    let changes = written.map(|written| written.layers(Access::Ours)).transpose()?;
+    let (groups, warnings, start) = (build.groups, build.enforcement.warnings, Start::Cold);
+    let started = Started { link, groups, egress, isolation, warnings, changes, start };
     Ok(Some(started.running(streams)))
 }
 
@@ -134,12 +144,13 @@ struct Started {
     egress: Option<Egress>,
     isolation: Isolation,
     warnings: Vec<String>,
+    changes: Option<Layers>,
     start: Start,
 }
 
 impl Started {
     fn running(self, streams: Streams) -> Running {
-        let Self { link, groups, egress, isolation, warnings, start } = self;
+        let Self { link, groups, egress, isolation, warnings, changes, start } = self;
         let guarded = Guarded::new(link, streams.terminal);
         Running {
             backend: BackendName::Embedded,
@@ -150,6 +161,7 @@ impl Started {
             stdin: streams.stdin,
             stdout: streams.stdout,
             stderr: streams.stderr,
+            changes,
             control: Box::new(Sandboxed { guarded, groups, egress, ended: None }),
         }
     }

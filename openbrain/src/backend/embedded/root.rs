@@ -21,7 +21,7 @@ use super::{
     sources::Source,
 };
 use crate::{
-    backend::helper::{Arg, Program, Register, Section},
+    backend::helper::{Arg, Program, Register, Section, wire},
     sandbox::MountMode,
     spec::System,
 };
@@ -35,6 +35,8 @@ const COVERED: &str = "/proc";
 pub(super) const SCRATCH: &str = "proc";
 /// Where the upper layers of overlays are, out of the sandbox's sight.
 const LAYERS: &str = "proc/layers";
+/// The same, below the scratch file system.
+pub(super) const UPPER_LAYERS: &str = "layers";
 /// What parts of `/proc` are covered with.
 const EMPTY_FILE: &str = "proc/empty-file";
 const EMPTY_DIRECTORY: &str = "proc/empty-directory";
@@ -47,6 +49,18 @@ pub(super) const OWN: [(&str, &str, u32); 6] = [
     ("home/sandbox", "home", 0o700),
     ("workspace", "workspace", 0o755),
     ("tmp", "tmp", 0o1777),
+];
+
+/// Directories below `/usr` that belong to the sandbox's user when it is an overlay.
+pub(super) const USR: [&str; 8] = [
+    "local",
+    "local/bin",
+    "local/etc",
+    "local/include",
+    "local/lib",
+    "local/sbin",
+    "local/share",
+    "local/share/man",
 ];
 
 /// Device files that are let in.
@@ -75,6 +89,8 @@ pub(crate) struct Root<'a> {
     pub(crate) disk: Option<u64>,
     /// Memory of the sandbox, in bytes.
     pub(crate) memory: Option<u64>,
+    /// Whether the library is handed what the sandbox writes.
+    pub(crate) hands_over: bool,
     /// Who answers the sandbox's questions for names.
     pub(crate) name_server: Option<Ipv4Addr>,
 }
@@ -227,6 +243,9 @@ impl Root<'_> {
             place(to, &Cloned { mount, target: path.into(), kind: Kind::Directory });
         }
         make_directory(to, Path::new(LAYERS), 0o700);
+        if self.hands_over {
+            hand_over_scratch(to);
+        }
     }
 
     fn make_etc(&self, to: &mut Tree<'_>, own: &[(&str, String)], bound: &[Cloned]) {
@@ -390,10 +409,33 @@ fn make_devices(to: &mut Tree<'_>, devices: &[Cloned]) {
     }
 }
 
+/// The name of the layer over a directory of the new root. No two have the same: two overlays that
+/// share an upper layer are undefined.
+fn layer_name(target: &Path) -> String {
+    target.to_string_lossy().replace('-', "-0").replace('/', "-1").replace('\\', "-2")
+}
+
+/// Where, in the scratch file system, what is written to an overlay lies.
+pub(super) fn upper_layer(target: &Path) -> PathBuf {
+    Path::new(UPPER_LAYERS).join(format!("{}-upper", layer_name(&relative(target))))
+}
+
+/// Hands the scratch file system to the library, which then has what was written when the sandbox is
+/// gone.
+fn hand_over_scratch(to: &mut Tree<'_>) {
+    let path = to.text(SCRATCH);
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let args = [libc::AT_FDCWD.into(), path, flags.into(), 0.into()];
+    let what = "hand over what the sandbox writes";
+    let scratch = to.keep(IN, libc::SYS_openat, args, what);
+    to.hand_over(IN, wire::REPORT_FD.into(), wire::report::SCRATCH, &[scratch], what);
+    to.call(IN, libc::SYS_close, [scratch.into()], "close a directory");
+    to.release(IN, scratch);
+}
+
 /// Puts a throw-away layer over a directory of the new root.
 fn overlay(to: &mut Tree<'_>, target: &Path) {
-    // No two targets have the same name: two overlays that share an upper layer are undefined.
-    let name = target.to_string_lossy().replace('-', "-0").replace('/', "-1").replace('\\', "-2");
+    let name = layer_name(target);
     let upper = PathBuf::from(LAYERS).join(format!("{name}-upper"));
     let work = PathBuf::from(LAYERS).join(format!("{name}-work"));
     make_directory(to, &upper, 0o755);
@@ -417,18 +459,9 @@ pub(super) fn overlay_at(to: &mut Program, lower: &Path, upper: &Path, work: &Pa
 
 /// `/usr` under a throw-away layer, in which `/usr/local` belongs to the sandbox's user.
 fn overlay_usr(to: &mut Tree<'_>) {
-    for path in [
-        "",
-        "/local",
-        "/local/bin",
-        "/local/etc",
-        "/local/include",
-        "/local/lib",
-        "/local/sbin",
-        "/local/share",
-        "/local/share/man",
-    ] {
-        make_directory(to, Path::new(&format!("{LAYERS}/usr-upper{path}")), 0o755);
+    for path in [""].iter().chain(&USR) {
+        let path = PathBuf::from(format!("{LAYERS}/usr-upper")).join(path);
+        make_directory(to, &path, 0o755);
     }
     overlay(to, Path::new("usr"));
 }

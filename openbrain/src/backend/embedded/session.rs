@@ -17,11 +17,12 @@ use super::{
     entrance::Entrance,
     limits::Enforcement,
     waiting::{self, Waiting},
+    written::{Access, Written},
 };
 use crate::{
     backend::{
-        Account, Backend, BoxFuture, Ended, Owner, Running, Session, SessionEnd, SessionOrder,
-        WayIn,
+        Account, Backend, BoxFuture, Ended, Layers, Owner, Running, Session, SessionEnd,
+        SessionOrder, WayIn,
         helper::{
             Commands, Link,
             wire::{self, Report, report},
@@ -52,8 +53,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
         return Err(Error::unavailable("the request is not for the embedded engine"));
     };
     let waiting = waiting::make(sandbox, &spec.limits, Commands::Many(spec.timeout)).await?;
-    let Waiting { door, link, egress, groups, enforcement, isolation, sources: _, host: _ } =
-        waiting;
+    let Waiting { door, link, egress, groups, enforcement, isolation, written, .. } = waiting;
     let Enforcement { rlimits, warnings, .. } = enforcement;
     Ok(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
@@ -65,6 +65,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
         is_killed: AtomicBool::new(false),
         groups: groups.map(Arc::new),
         egress: egress.map(Arc::new),
+        written: Mutex::new(written),
         warnings,
     }))
 }
@@ -93,6 +94,8 @@ struct Open {
     is_killed: AtomicBool,
     groups: Option<Arc<Groups>>,
     egress: Option<Arc<Egress>>,
+    /// What was written; nothing when it was left to itself or killed, so that nothing of it is left.
+    written: Mutex<Option<Written>>,
     warnings: Vec<String>,
 }
 
@@ -175,6 +178,15 @@ impl Session for Open {
         &self.warnings
     }
 
+    fn layers(&self) -> Result<Layers> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*written {
+            Some(written) => written.layers(Access::Shared),
+            None => Err(Error::new(ErrorKind::SandboxLost, "what the sandbox has written is gone")
+                .with_remedy("ask for its changes before you kill it or leave it to itself")),
+        }
+    }
+
     fn ended(self: Arc<Self>) -> BoxFuture<'static, SessionEnd> {
         Box::pin(async move { self.end().await })
     }
@@ -198,11 +210,13 @@ impl Session for Open {
                 }
                 SessionOrder::Keep => {
                     self.answered(wire::Order::KEEP, Duration::ZERO).await?;
+                    self.forget_written();
                     kept().push(self);
                     Ok(())
                 }
                 SessionOrder::Kill => {
                     self.is_killed.store(true, Relaxed);
+                    self.forget_written();
                     self.link.order(wire::Order::KILL);
                     timeout(ANSWER, self.end()).await.map(drop).map_err(|_| no_answer("kill"))
                 }
@@ -212,6 +226,10 @@ impl Session for Open {
 }
 
 impl Open {
+    fn forget_written(&self) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Gives an order and waits until it was carried out.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed) + 1;

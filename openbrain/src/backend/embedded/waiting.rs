@@ -10,6 +10,7 @@ use super::{
     host::Host,
     limits::Enforcement,
     sources::Source,
+    written::Written,
 };
 use crate::{
     backend::helper::{self, Commands, Door, Link, Program},
@@ -28,6 +29,8 @@ pub(super) struct Waiting {
     /// What its commands set for themselves, and what there is to say about its limits.
     pub(super) enforcement: Enforcement,
     pub(super) isolation: Isolation,
+    /// What it writes, of one that stays open.
+    pub(super) written: Option<Written>,
     /// The host paths in it.
     pub(super) sources: Vec<Source>,
     /// What the host was when it was made.
@@ -53,7 +56,8 @@ async fn attempt(
     limits: &Limits,
     commands: Commands,
 ) -> Result<Option<Waiting>> {
-    let mut build = Build::look(sandbox, limits)?;
+    let stays_open = matches!(commands, Commands::Many(_));
+    let mut build = Build::look(sandbox, limits, stays_open)?;
     let (door, inside) = Door::new()?;
     let mut program = Program::default();
     program.commands = commands;
@@ -67,6 +71,9 @@ async fn attempt(
     };
     let isolation = build.isolation();
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
+    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     let Build { host, sources, groups, enforcement, .. } = build;
-    Ok(Some(Waiting { door, link, egress, groups, enforcement, isolation, sources, host }))
+    let made =
+        Waiting { door, link, egress, groups, enforcement, isolation, written, sources, host };
+    Ok(Some(made))
 }

@@ -43,6 +43,8 @@ pub(crate) struct Handed {
     pub(crate) terminal: Option<OwnedFd>,
     /// The sockets of its network.
     pub(crate) egress: Vec<OwnedFd>,
+    /// Where it writes.
+    pub(crate) scratch: Option<OwnedFd>,
 }
 
 /// Waits until the command runs; returns what the sandbox has made for the library.
@@ -61,6 +63,7 @@ pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, St
         match heard.kind {
             report::TERMINAL => handed.terminal = fds.into_iter().next(),
             report::EGRESS => handed.egress = fds,
+            report::SCRATCH => handed.scratch = fds.into_iter().next(),
             _ => {
                 if let Some(start) = start(&heard, program) {
                     return start.map(|()| handed);

@@ -77,6 +77,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
             stdin: started.stdin,
             stdout: Some(Box::new(started.stdout)),
             stderr: Some(Box::new(started.stderr)),
+            changes: None,
             control: Box::new(Remote {
                 letters: started.letters,
                 end: started.end,

@@ -303,6 +303,7 @@ impl Entrance {
             stdin: started.stdin,
             stdout: Some(Box::new(started.stdout)),
             stderr: Some(Box::new(started.stderr)),
+            changes: None,
             control: Box::new(Remote {
                 letters: started.letters,
                 end: started.end,

@@ -246,6 +246,7 @@ mod tests {
             inherit_env: InheritEnv::All,
             stdin: Stdin::Null,
             tty: None,
+            changes: false,
             limits: Limits::default(),
             warnings: Vec::new(),
         };

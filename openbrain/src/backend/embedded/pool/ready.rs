@@ -90,7 +90,8 @@ impl Ready {
         let (_, report) = limits::of_command(&spec.limits);
         isolation.limits.extend(report);
         let Enforcement { warnings, .. } = enforcement;
-        let started = Started { link, groups, egress, isolation, warnings, start: Start::Warm };
+        let (changes, start) = (None, Start::Warm);
+        let started = Started { link, groups, egress, isolation, warnings, changes, start };
         Ok(Some(started.running(streams)))
     }
 

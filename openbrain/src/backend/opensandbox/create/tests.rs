@@ -20,6 +20,7 @@ fn spec() -> Spec {
         workdir: None,
         env: BTreeMap::new(),
         inherit_env: InheritEnv::All,
+        changes: false,
         stdin: Stdin::Null,
         tty: None,
         limits: Limits { memory: Some(512 << 20), cpus: Some(1.5), ..Limits::default() },

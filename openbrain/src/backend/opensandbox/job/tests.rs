@@ -152,6 +152,7 @@ fn spec(exec: Exec) -> Spec {
         workdir,
         env,
         inherit_env: InheritEnv::All,
+        changes: false,
         stdin,
         tty,
         limits: Limits::default(),

@@ -1,0 +1,200 @@
+//! What commands have changed: told after a command, shown, applied and discarded.
+
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use openbrain::{Applied, Change, Changes, NoDiff, Output, SavedChanges, settings::Sources};
+use serde_json::json;
+
+use crate::{
+    args::{ApplyArgs, ChangesArgs, DiscardArgs},
+    console::{print, print_json, say, table},
+    exit,
+    failure::{Failure, Result},
+};
+
+/// How many changes are listed after a command.
+const MOST_LISTED: usize = 50;
+
+const TITLES: [&str; 4] = ["ID", "SAVED", "CHANGES", "MOUNT"];
+
+/// Saves what a command has changed, so that it can be applied. That it cannot be is a warning: the
+/// command has run.
+pub(crate) fn save(output: &mut Output) {
+    let Some(changes) = output.changes.as_mut().filter(|changes| !changes.is_empty()) else {
+        return;
+    };
+    let saved = directory().and_then(|directory| Ok(changes.save(&directory)?));
+    if let Err(failure) = saved {
+        let why = failure.message();
+        output.warnings.push(format!("the changes cannot be applied later: {why}"));
+    }
+}
+
+/// Tells what a command has changed.
+pub(crate) fn remark(changes: &Changes) {
+    if changes.is_empty() {
+        say("nothing has changed");
+        return;
+    }
+    say(counted(changes));
+    for change in changes.entries.iter().take(MOST_LISTED) {
+        say(change);
+    }
+    let more = changes.entries.len().saturating_sub(MOST_LISTED);
+    if more > 0 {
+        say(format_args!("… and {more} more"));
+    }
+    if let Some(id) = &changes.id {
+        say(format_args!("show with: openbrain changes {id} --diff"));
+        say(format_args!("apply with: openbrain apply {id}"));
+    }
+}
+
+/// How many entries have changed, in a sentence.
+fn counted(changes: &Changes) -> String {
+    let [added, modified, deleted] = changes.counts();
+    let and_more = if changes.truncated { ", and more that is not listed" } else { "" };
+    format!("{added} added, {modified} modified, {deleted} deleted{and_more}")
+}
+
+/// Runs `openbrain changes` and returns the exit code.
+pub(crate) fn run(args: &ChangesArgs) -> Result<u8> {
+    let directory = directory()?;
+    let Some(id) = &args.id else {
+        return list(args.json).map(|()| exit::SUCCESS);
+    };
+    let saved = SavedChanges::load(&directory, id)?;
+    let changes = saved.changes();
+    match (args.json, args.diff) {
+        (true, _) => print_json(&changes)?,
+        (false, true) => print(harmless(diffs(&changes)))?,
+        (false, false) => {
+            print(changes.entries.iter().map(|change| format!("{change}\n")).collect::<String>())?;
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn list(is_json: bool) -> Result<()> {
+    let directory = directory()?;
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for (id, saved_at) in SavedChanges::list(&directory)? {
+        // Somebody may apply it at this moment.
+        let Ok(saved) = SavedChanges::load(&directory, &id) else { continue };
+        let mounts: Vec<String> =
+            saved.mounts().map(|(_, source)| source.display().to_string()).collect();
+        let changes = saved.changes();
+        let [added, modified, deleted] = changes.counts();
+        let saved_at = time(saved_at);
+        values.push(json!({
+            "id": id,
+            "saved_at": saved_at,
+            "added": added,
+            "modified": modified,
+            "deleted": deleted,
+            "mounts": mounts,
+        }));
+        let mounts = mounts.iter().map(|mount| mount.escape_debug().to_string());
+        rows.push([id, saved_at, counted(&changes), mounts.collect::<Vec<_>>().join(", ")]);
+    }
+    if is_json { print_json(&values) } else { print(table(TITLES, rows.into_iter())) }
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// The diffs of all entries; a line for what has none.
+fn diffs(changes: &Changes) -> String {
+    let one = |change: &Change| match (&change.diff, change.no_diff) {
+        (Some(diff), _) => diff.clone(),
+        (None, Some(why)) => {
+            let why = match why {
+                NoDiff::Binary => "binary",
+                NoDiff::TooLarge => "too large for a diff",
+                NoDiff::Limit => "the diffs before it are 2 MiB already",
+                NoDiff::Unreadable => "not readable",
+            };
+            format!("{change} ({why})\n")
+        }
+        (None, None) => match (change.old_mode, &change.target) {
+            (Some(old), _) => format!("{change} (mode {old:o} → {:o})\n", change.mode),
+            (None, Some(target)) => format!("{change} → {target:?}\n"),
+            (None, None) => format!("{change}\n"),
+        },
+    };
+    changes.entries.iter().map(one).collect()
+}
+
+/// A text whose control characters do nothing to a terminal: what is in it comes from a sandbox.
+fn harmless(text: String) -> String {
+    if !io::stdout().is_terminal() {
+        return text;
+    }
+    let shown = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_debug().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+/// Runs `openbrain apply` and returns the exit code.
+pub(crate) fn apply(args: &ApplyArgs) -> Result<u8> {
+    let ApplyArgs { id, paths, json } = args;
+    match (try_apply(id, paths, *json), json) {
+        (Err(failure), true) => failure.print_json().map(|()| failure.code()),
+        (outcome, _) => outcome.map(|()| exit::SUCCESS),
+    }
+}
+
+fn try_apply(id: &str, paths: &[PathBuf], is_json: bool) -> Result<()> {
+    let mut saved = SavedChanges::load(&directory()?, id)?;
+    let applied = saved.apply(paths)?;
+    let left = saved.changes().entries.len();
+    if is_json {
+        return print_json(&json!({ "applied": applied, "left": left }));
+    }
+    let Applied { paths, skipped, .. } = &applied;
+    for path in skipped {
+        say(format_args!("not applied, for it is no file: {path:?}"));
+    }
+    say(match paths.len() {
+        1 => "1 change is applied".to_owned(),
+        count => format!("{count} changes are applied"),
+    });
+    if left > 0 {
+        say(format_args!("{left} left; show with: openbrain changes {id}"));
+    }
+    Ok(())
+}
+
+/// Runs `openbrain discard` and returns the exit code.
+pub(crate) fn discard(args: &DiscardArgs) -> Result<u8> {
+    let directory = directory()?;
+    let ids = match args.all {
+        true => SavedChanges::list(&directory)?.into_iter().map(|(id, _)| id).collect(),
+        false => args.ids.clone(),
+    };
+    let mut code = exit::SUCCESS;
+    for id in ids {
+        if let Err(error) = SavedChanges::load(&directory, &id).and_then(SavedChanges::discard) {
+            let failure = Failure::from(error);
+            failure.print();
+            code = failure.code();
+        }
+    }
+    Ok(code)
+}
+
+/// Where changes are saved.
+fn directory() -> Result<PathBuf> {
+    Sources::from_process()?.changes().ok_or_else(|| {
+        Failure::usage("nobody knows where changes are saved", "set HOME, or XDG_STATE_HOME")
+    })
+}

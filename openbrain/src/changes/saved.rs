@@ -1,0 +1,393 @@
+//! Changes that are kept until somebody applies or discards them.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Change, Changes, EntryKind, Written, content,
+    folder::{Fingerprint, Folder},
+    text,
+    walk::Origin,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long changes are kept: a later [`Changes::save`] removes older ones.
+pub const KEPT_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// The form of the manifest that this version writes and reads.
+const VERSION: u32 = 1;
+
+const MANIFEST: &str = "manifest.json";
+const CONTENTS: &str = "contents";
+
+/// Changes of mounts that were [saved](Changes::save), until they are applied or discarded.
+#[derive(Debug)]
+pub struct SavedChanges {
+    /// The directory that they are in.
+    directory: PathBuf,
+    pub(super) manifest: Manifest,
+    /// Nobody else applies or discards them meanwhile.
+    _lock: OwnedFd,
+}
+
+/// What is written of saved changes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    version: u32,
+    id: String,
+    /// When they were saved, RFC 3339.
+    saved_at: String,
+    pub(super) mounts: Vec<SavedMount>,
+    pub(super) items: Vec<Item>,
+}
+
+/// A mount that has changed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedMount {
+    /// Where the sandbox had it.
+    #[serde(with = "text::path")]
+    pub(super) target: PathBuf,
+    /// Where it is on the host.
+    #[serde(with = "text::path")]
+    pub(super) source: PathBuf,
+    pub(super) inode: u64,
+    /// Whom new files belong to; `None` for whoever applies them.
+    pub(super) owner: Option<(u32, u32)>,
+}
+
+/// An entry with what it takes to apply it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Item {
+    pub(super) change: Change,
+    /// Index of its mount.
+    pub(super) mount: usize,
+    /// Its path below the mount.
+    #[serde(with = "text::path")]
+    pub(super) path: PathBuf,
+    pub(super) before: Option<Fingerprint>,
+    pub(super) has_moved: bool,
+    pub(super) after: Option<Fingerprint>,
+    /// Number of the file with its content; files of the same number are hard links to one.
+    pub(super) content: Option<u64>,
+    pub(super) anchor: Option<Anchor>,
+}
+
+/// A path that has not changed, and is the same file as an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Anchor {
+    #[serde(with = "text::path")]
+    pub(super) path: PathBuf,
+    pub(super) print: Fingerprint,
+}
+
+/// Saves what can be applied; `None` when that is nothing.
+pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedChanges>> {
+    let Some(written) = &changes.written else {
+        return Err(Error::invalid("these changes were not made by a sandbox of this process")
+            .with_remedy("save them where the sandbox is"));
+    };
+    if changes.truncated {
+        return Err(Error::invalid("a truncated list of changes cannot be saved")
+            .with_remedy("mount a smaller directory as overlay: at most 100000 files may change"));
+    }
+    let cannot = |error: io::Error| {
+        let what = format!("cannot save the changes in `{}`", directory.display());
+        Error::new(ErrorKind::FileFailed, what).with_source(error)
+    };
+    let (mounts, items) = plan(changes, written);
+    if items.is_empty() {
+        return Ok(None);
+    }
+    make_private(directory).map_err(cannot)?;
+    remove_old(directory).map_err(cannot)?;
+    let (id, path) = new_place(directory).map_err(cannot)?;
+    let saved_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let manifest = Manifest { version: VERSION, id, saved_at, mounts, items };
+    let filled = lock(&path).and_then(|lock| {
+        let saved = SavedChanges { directory: path.clone(), manifest, _lock: lock };
+        saved.fill(changes, written).map(|()| saved)
+    });
+    filled.map(Some).map_err(|error| {
+        // What is left of it is removed when it is old.
+        let _ = fs::remove_dir_all(&path);
+        cannot(error)
+    })
+}
+
+/// The mounts that have changed, and their entries.
+fn plan(changes: &Changes, written: &Written) -> (Vec<SavedMount>, Vec<Item>) {
+    let (mut mounts, mut items, mut known) = (Vec::new(), Vec::new(), HashMap::new());
+    for (index, (change, origin)) in (0..).zip(changes.entries.iter().zip(&written.origins)) {
+        let layer = &written.layers.layers[origin.layer];
+        let Some(lower) = layer.mount() else { continue };
+        let mount = *known.entry(origin.layer).or_insert_with(|| {
+            let inode = rustix::fs::fstat(lower.folder.root()).map_or(0, |stat| stat.st_ino);
+            let (target, source) = (layer.target.clone(), lower.path.clone());
+            mounts.push(SavedMount { target, source, inode, owner: lower.owner });
+            mounts.len() - 1
+        });
+        let Origin { layer: _, path, before, has_moved, after, anchor, is_linked } = origin;
+        let content = after.filter(|after| after.kind() != EntryKind::Directory).map(|after| {
+            // Odd numbers are those of files with several links.
+            if *is_linked { after.inode << 1 | 1 } else { index << 1 }
+        });
+        items.push(Item {
+            change: change.clone(),
+            mount,
+            path: path.clone(),
+            before: *before,
+            has_moved: *has_moved,
+            after: *after,
+            content,
+            anchor: anchor.clone().map(|(path, print)| Anchor { path, print }),
+        });
+    }
+    (mounts, items)
+}
+
+impl SavedChanges {
+    /// The saved changes of this name below a directory. Whoever has them keeps others from applying
+    /// and discarding them.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_request` when there are none of this name, or somebody else has them.
+    pub fn load(directory: &Path, id: &str) -> Result<Self> {
+        let unknown = || {
+            Error::invalid(format!("there are no saved changes `{id}`"))
+                .with_remedy("`openbrain changes` lists those that there are")
+        };
+        if !is_id(id) {
+            return Err(unknown());
+        }
+        let path = directory.join(id);
+        let lock = lock(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => unknown(),
+            io::ErrorKind::WouldBlock => Error::invalid(format!(
+                "the saved changes `{id}` are in use"
+            ))
+            .with_remedy("another openbrain applies or shows them; try again when it is done"),
+            _ => cannot_read(id, error),
+        })?;
+        let manifest = read_manifest(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => unknown(),
+            _ => cannot_read(id, error),
+        })?;
+        Ok(Self { directory: path, manifest, _lock: lock })
+    }
+
+    /// The names of all saved changes below a directory, the oldest first, with the times when they
+    /// were saved.
+    ///
+    /// # Errors
+    ///
+    /// `file_failed` when the directory cannot be read; one that is missing has none.
+    pub fn list(directory: &Path) -> Result<Vec<(String, SystemTime)>> {
+        let list = || -> io::Result<Vec<(String, SystemTime)>> {
+            let mut found = Vec::new();
+            for (path, saved_at) in places(directory)? {
+                if path.join(MANIFEST).exists()
+                    && let Some(name) = path.file_name().and_then(|name| name.to_str())
+                {
+                    found.push((name.to_owned(), saved_at));
+                }
+            }
+            found.sort_by_key(|(_, saved_at)| *saved_at);
+            Ok(found)
+        };
+        list().map_err(|error| {
+            Error::new(ErrorKind::FileFailed, format!("cannot read `{}`", directory.display()))
+                .with_source(error)
+        })
+    }
+
+    /// The name by which they are applied or discarded.
+    pub fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// When they were saved, RFC 3339.
+    pub fn saved_at(&self) -> &str {
+        &self.manifest.saved_at
+    }
+
+    /// The mounts that have changed: where the sandbox had them, and where they are on the host.
+    pub fn mounts(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.manifest.mounts.iter().map(|mount| (&*mount.target, &*mount.source))
+    }
+
+    /// What is left to be applied.
+    pub fn changes(&self) -> Changes {
+        Changes {
+            id: Some(self.manifest.id.clone()),
+            entries: self.manifest.items.iter().map(|item| item.change.clone()).collect(),
+            truncated: false,
+            written: None,
+        }
+    }
+
+    /// Removes them.
+    ///
+    /// # Errors
+    ///
+    /// `file_failed` when they cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        self.remove().map_err(|error| {
+            let what = format!("cannot remove `{}`", self.directory.display());
+            Error::new(ErrorKind::FileFailed, what).with_source(error)
+        })
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        // Without its manifest it is none any more, whatever becomes of the rest.
+        fs::remove_file(self.directory.join(MANIFEST))?;
+        fs::remove_dir_all(&self.directory)
+    }
+
+    /// A content that was saved.
+    pub(super) fn content(&self, number: u64) -> io::Result<File> {
+        File::open(self.directory.join(CONTENTS).join(number.to_string()))
+    }
+
+    /// Writes down what is left, or removes everything when nothing is.
+    pub(super) fn write(&self) -> io::Result<()> {
+        if self.manifest.items.is_empty() {
+            return self.remove();
+        }
+        let (path, new) = (self.directory.join(MANIFEST), self.directory.join("manifest.new"));
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(&self.manifest).map_err(io::Error::other)?)?;
+        file.sync_all()?;
+        fs::rename(new, path)
+    }
+
+    /// Copies the contents, and writes the manifest when they are there.
+    fn fill(&self, changes: &Changes, written: &Written) -> io::Result<()> {
+        let contents = self.directory.join(CONTENTS);
+        fs::DirBuilder::new().mode(0o700).create(&contents)?;
+        let saved = changes.entries.iter().zip(&written.origins);
+        let saved = saved.filter(|(change, _)| change.mount.is_some());
+        for (item, (_, origin)) in self.manifest.items.iter().zip(saved) {
+            let is_file = item.after.is_some_and(|after| after.kind() == EntryKind::File);
+            let (Some(number), true) = (item.content, is_file) else { continue };
+            let path = contents.join(number.to_string());
+            let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+            let mut file = match file {
+                // Another link of the same file.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                file => file?,
+            };
+            copy_unchanged(&written.layers.layers[origin.layer].upper, item, &mut file)?;
+        }
+        self.write()
+    }
+}
+
+/// Copies the content of a file that is still what was reported.
+fn copy_unchanged(upper: &Folder, item: &Item, to: &mut File) -> io::Result<()> {
+    let changed = || {
+        let what = format!("{} has changed since the report", text::quoted(&item.change.path));
+        io::Error::other(what)
+    };
+    let from = upper.file(&item.path)?;
+    content::copy(&from, to)?;
+    let found = upper.stat(&item.path)?.ok_or_else(changed)?.print;
+    let expected = item.after.ok_or_else(changed)?;
+    // Letting ourselves in has changed the permissions, and the time of that.
+    let same =
+        (found.inode, found.size, found.mtime) == (expected.inode, expected.size, expected.mtime);
+    if same && from.metadata()?.ino() == expected.inode { Ok(()) } else { Err(changed()) }
+}
+
+/// Makes a directory that is its owner's alone.
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(directory)
+}
+
+/// A new directory with a name of its own.
+fn new_place(directory: &Path) -> io::Result<(String, PathBuf)> {
+    loop {
+        let mut bytes = [0u8; 4];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        let id = format!("{:08x}", u32::from_ne_bytes(bytes));
+        let path = directory.join(&id);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| (id, path)),
+        }
+    }
+}
+
+/// Whether this may be the name of saved changes.
+fn is_id(name: &str) -> bool {
+    name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Keeps others away from saved changes.
+fn lock(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(directory)
+}
+
+/// The directories of saved changes, and when they were last written.
+fn places(directory: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if let Ok(meta) = entry.metadata()
+            && meta.is_dir()
+        {
+            found.push((entry.path(), meta.modified()?));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what is too old, and nobody has.
+fn remove_old(directory: &Path) -> io::Result<()> {
+    let now = SystemTime::now();
+    for (path, saved_at) in places(directory)? {
+        let is_old = now.duration_since(saved_at).is_ok_and(|age| age > KEPT_FOR);
+        let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(is_id);
+        if is_old
+            && is_ours
+            && let Ok(_lock) = lock(&path)
+        {
+            // Somebody may have been faster.
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
+}
+
+fn read_manifest(path: &Path) -> io::Result<Manifest> {
+    let manifest: Manifest = serde_json::from_slice(&fs::read(path.join(MANIFEST))?)?;
+    match manifest.version {
+        VERSION => Ok(manifest),
+        version => Err(io::Error::other(format!("version {version} is of another openbrain"))),
+    }
+}
+
+fn cannot_read(id: &str, error: io::Error) -> Error {
+    Error::new(ErrorKind::FileFailed, format!("cannot read the saved changes `{id}`"))
+        .with_source(error)
+}

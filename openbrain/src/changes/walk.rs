@@ -1,0 +1,406 @@
+//! The comparison of what was written with what is below it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::OFlags;
+
+use super::{
+    Change, ChangeKind, EntryKind, Layer, Layers, MOST_ENTRIES, NoDiff, content,
+    diff::{self, Budget},
+    folder::{Fingerprint, Folder, Stat, by_descriptor, names, stat_at},
+};
+
+/// The longest time for one report.
+const MOST_TIME: Duration = Duration::from_secs(30);
+
+/// How many entries may wait to be looked at.
+const MOST_WAITING: usize = 4 * MOST_ENTRIES;
+
+/// Where an entry of the report is, for those who save it.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// Index of its layer.
+    pub(super) layer: usize,
+    /// Its path in the layer.
+    pub(super) path: PathBuf,
+    /// What the host has there; `None` for nothing.
+    pub(super) before: Option<Fingerprint>,
+    /// Whether the host has changed that since the sandbox was started.
+    pub(super) has_moved: bool,
+    /// What was written; `None` when it was deleted.
+    pub(super) after: Option<Fingerprint>,
+    /// A path that has not changed and is the same file.
+    pub(super) anchor: Option<(PathBuf, Fingerprint)>,
+    /// Whether it is a hard link.
+    pub(super) is_linked: bool,
+}
+
+/// An entry that waits to be compared.
+struct Task {
+    path: PathBuf,
+    upper: Option<Stat>,
+    lower: Option<Stat>,
+    /// Whether the sandbox sees what is below its directory, too.
+    is_merged: bool,
+    has_moved: bool,
+}
+
+/// What is told of an entry beside what it is now.
+#[derive(Default)]
+struct Details {
+    target: Option<PathBuf>,
+    diff: Option<Result<String, NoDiff>>,
+}
+
+/// The paths of one file.
+#[derive(Default)]
+struct Group {
+    members: Vec<usize>,
+    anchor: Option<(PathBuf, Fingerprint)>,
+    /// What the host has at a path that has not changed.
+    below: Option<u64>,
+}
+
+/// A report in the making.
+#[derive(Default)]
+struct Walk {
+    entries: Vec<Change>,
+    origins: Vec<Origin>,
+    is_truncated: bool,
+    budget: Budget,
+}
+
+/// Compares every layer; returns the entries, where they are, and whether something is missing.
+pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
+    let mut walk = Walk::default();
+    let since = layers.since;
+    let deadline = Instant::now() + MOST_TIME;
+    for (index, layer) in layers.layers.iter().enumerate() {
+        let mut one = OneLayer {
+            walk: &mut walk,
+            layers,
+            layer,
+            index,
+            since,
+            deadline,
+            groups: HashMap::new(),
+        };
+        if one.compare().is_err() {
+            walk.is_truncated = true;
+        }
+    }
+    (walk.entries, walk.origins, walk.is_truncated)
+}
+
+/// The comparison of one layer.
+struct OneLayer<'a> {
+    walk: &'a mut Walk,
+    layers: &'a Layers,
+    layer: &'a Layer,
+    index: usize,
+    since: (i64, u32),
+    deadline: Instant,
+    /// Files with several links, by inode.
+    groups: HashMap<u64, Group>,
+}
+
+impl OneLayer<'_> {
+    /// Looks at everything that was written, and at what is below where that matters.
+    fn compare(&mut self) -> io::Result<()> {
+        let nothing = OsStr::new("");
+        let lower = match &self.layer.lower {
+            Some(lower) => stat_at(lower.folder.root(), nothing)?,
+            None => None,
+        };
+        let upper = stat_at(self.layer.upper.root(), nothing)?;
+        let mount = lower.map(|lower| lower.mount);
+        let is_merged = lower.is_some();
+        let root = Task { path: PathBuf::new(), upper, lower, is_merged, has_moved: false };
+        let mut left = Vec::new();
+        self.push_children(&root, &mut left);
+        while let Some(mut task) = left.pop() {
+            let is_full = self.walk.entries.len() == MOST_ENTRIES || left.len() > MOST_WAITING;
+            if is_full || self.layers.is_given_up() || Instant::now() > self.deadline {
+                self.walk.is_truncated = true;
+                break;
+            }
+            // What another mount covers on the host, the sandbox sees, and nobody here.
+            if task.lower.is_some_and(|lower| Some(lower.mount) != mount) {
+                (task.lower, task.has_moved) = (None, true);
+            }
+            self.visit(&task);
+            self.push_children(&task, &mut left);
+        }
+        self.link_groups();
+        Ok(())
+    }
+
+    /// Adds what is in a directory to what is left, so that the first name is the next.
+    fn push_children(&mut self, task: &Task, left: &mut Vec<Task>) {
+        if ![task.upper, task.lower].iter().flatten().any(Stat::is_directory) {
+            return;
+        }
+        match self.children(task) {
+            Ok(children) => left.extend(children.into_iter().rev()),
+            Err(_) => self.walk.is_truncated = true,
+        }
+    }
+
+    fn children(&mut self, task: &Task) -> io::Result<Vec<Task>> {
+        let is_directory = |stat: Option<Stat>| stat.is_some_and(|stat| stat.is_directory());
+        let open = |folder: &Folder| folder.directory(&task.path);
+        let upper = is_directory(task.upper).then(|| open(&self.layer.upper)).transpose()?;
+        let lower = match &self.layer.lower {
+            Some(lower) if is_directory(task.lower) => Some(open(&lower.folder)?),
+            _ => None,
+        };
+        let is_merged = task.is_merged && lower.is_some();
+        let is_merged = is_merged && upper.as_ref().is_some_and(|upper| !is_opaque(upper));
+        let mut found: BTreeSet<OsString> = BTreeSet::new();
+        let hidden = if is_merged { None } else { lower.as_ref() };
+        for directory in [upper.as_ref(), hidden].into_iter().flatten() {
+            found.extend(names(directory, MOST_ENTRIES)?);
+        }
+        let stat = |directory: &Option<OwnedFd>, name: &OsStr| match directory {
+            Some(directory) => stat_at(directory.as_fd(), name),
+            None => Ok(None),
+        };
+        let mut children = Vec::with_capacity(found.len());
+        for name in found {
+            let mut written = stat(&upper, &name)?;
+            // Elsewhere a device with these numbers is one that a command has made.
+            if self.layer.lower.is_some() {
+                written = written.filter(|stat| !stat.is_whiteout);
+            }
+            let below = stat(&lower, &name)?;
+            if written.is_some() || below.is_some() {
+                children.push(Task {
+                    path: task.path.join(name),
+                    upper: written,
+                    lower: below,
+                    is_merged,
+                    has_moved: task.has_moved,
+                });
+            }
+        }
+        Ok(children)
+    }
+
+    /// Notes an entry, if it has changed.
+    fn visit(&mut self, task: &Task) {
+        let mut change = match (&task.upper, &task.lower) {
+            (None, None) => return,
+            (Some(_), None) if self.layer.skeleton.contains(&task.path) => return,
+            (Some(upper), None) => Some((ChangeKind::Added, self.details(task, Some(upper), None))),
+            (None, Some(lower)) => {
+                Some((ChangeKind::Deleted, self.details(task, None, Some(lower))))
+            }
+            (Some(upper), Some(lower)) => {
+                self.difference(task, upper, lower).map(|details| (ChangeKind::Modified, details))
+            }
+        };
+        let group = task.upper.filter(|upper| upper.links > 1 && !upper.is_directory());
+        if let Some(upper) = group {
+            let next = self.walk.entries.len();
+            let group = self.groups.entry(upper.print.inode).or_default();
+            let below = task.lower.map(|lower| lower.print.inode);
+            if change.is_none() && group.below.is_some_and(|other| Some(other) != below) {
+                // Two files of the same content have become one.
+                change = Some((ChangeKind::Modified, Details::default()));
+            }
+            match (&change, &task.lower) {
+                (Some(_), _) => group.members.push(next),
+                // A file with more links on the host would be tied to them all.
+                (None, Some(lower)) if lower.links == 1 => {
+                    group.below = below;
+                    group.anchor.get_or_insert((task.path.clone(), lower.print));
+                }
+                (None, _) => group.below = group.below.or(below),
+            }
+        }
+        if let Some((change, details)) = change {
+            self.note(task, change, details, group.is_some());
+        }
+    }
+
+    /// What makes two entries different, if they are.
+    fn difference(&mut self, task: &Task, upper: &Stat, lower: &Stat) -> Option<Details> {
+        let is_same = upper.kind() == lower.kind()
+            && match upper.kind() {
+                EntryKind::File => self.is_same_content(task, upper, lower),
+                EntryKind::Link => {
+                    let below = self.layer.lower.as_ref();
+                    let below = below.and_then(|lower| link(&lower.folder, task).ok());
+                    below.is_some() && link(&self.layer.upper, task).ok() == below
+                }
+                _ => true,
+            };
+        match (is_same, upper.print.mode == lower.print.mode) {
+            (true, true) => None,
+            (true, false) => Some(Details { target: self.target(task, upper), diff: None }),
+            (false, _) => Some(self.details(task, Some(upper), Some(lower))),
+        }
+    }
+
+    fn is_same_content(&self, task: &Task, upper: &Stat, lower: &Stat) -> bool {
+        let Some(below) = self.layer.lower.as_ref() else { return false };
+        if upper.print.size != lower.print.size || !below.may_be_read(lower.uid, lower.print.mode) {
+            return false;
+        }
+        let compare = || {
+            let (new, old) = (self.layer.upper.file(&task.path)?, below.folder.file(&task.path)?);
+            content::is_same(&new, &old, upper.print.size, self.deadline)
+        };
+        // What cannot be compared is taken for changed.
+        compare().unwrap_or(false)
+    }
+
+    fn details(&mut self, task: &Task, new: Option<&Stat>, old: Option<&Stat>) -> Details {
+        let is_file = |stat: &&Stat| stat.kind() == EntryKind::File;
+        let (new_file, old_file) = (new.filter(is_file), old.filter(is_file));
+        let target = new.or(old).and_then(|stat| self.target(task, stat));
+        let diff = match (new_file, old_file) {
+            (None, None) => None,
+            (new, old) => Some(self.diff(task, new, old)),
+        };
+        Details { target, diff }
+    }
+
+    /// Where a link leads, or has led.
+    fn target(&self, task: &Task, stat: &Stat) -> Option<PathBuf> {
+        if stat.kind() != EntryKind::Link {
+            return None;
+        }
+        match task.upper {
+            Some(_) => link(&self.layer.upper, task).ok(),
+            None => link(&self.layer.lower.as_ref()?.folder, task).ok(),
+        }
+    }
+
+    /// The diff of a file whose content has changed.
+    fn diff(
+        &mut self,
+        task: &Task,
+        new: Option<&Stat>,
+        old: Option<&Stat>,
+    ) -> Result<String, NoDiff> {
+        let may_be_read = |old: &Stat| {
+            let lower = self.layer.lower.as_ref();
+            lower.is_some_and(|lower| lower.may_be_read(old.uid, old.print.mode))
+        };
+        if old.is_some_and(|old| !may_be_read(old)) {
+            return Err(NoDiff::Unreadable);
+        }
+        if [new, old].into_iter().flatten().any(|stat| stat.print.size > diff::LONGEST) {
+            return Err(NoDiff::TooLarge);
+        }
+        if self.walk.budget.is_spent() {
+            return Err(NoDiff::Limit);
+        }
+        let read = |folder: &Folder| -> io::Result<Option<Vec<u8>>> {
+            content::read(&folder.file(&task.path)?, diff::LONGEST)
+        };
+        let new = new.map(|_| read(&self.layer.upper)).transpose();
+        let old = old.and(self.layer.lower.as_ref()).map(|lower| read(&lower.folder)).transpose();
+        let (Ok(new), Ok(old)) = (new, old) else { return Err(NoDiff::Unreadable) };
+        if matches!(new, Some(None)) || matches!(old, Some(None)) {
+            return Err(NoDiff::TooLarge);
+        }
+        let (new, old) = (new.flatten(), old.flatten());
+        self.walk.budget.diff(&task.path, old.as_deref(), new.as_deref())
+    }
+
+    fn note(&mut self, task: &Task, change: ChangeKind, details: Details, is_linked: bool) {
+        let Some(now) = task.upper.or(task.lower) else { return };
+        let both = task.upper.and(task.lower);
+        let (diff, no_diff) = match details.diff {
+            Some(Ok(diff)) => (Some(diff), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        self.walk.entries.push(Change {
+            path: self.layer.seen(&task.path),
+            mount: self.layer.mount().map(|_| self.layer.target.clone()),
+            change,
+            kind: now.kind(),
+            old_kind: both.map(|old| old.kind()).filter(|old| *old != now.kind()),
+            size: (now.kind() == EntryKind::File).then_some(now.print.size),
+            mode: now.print.permissions(),
+            old_mode: both
+                .map(|old| old.print.permissions())
+                .filter(|old| *old != now.print.permissions()),
+            target: details.target,
+            hard_link_to: None,
+            diff,
+            no_diff,
+        });
+        let later = |old: &Stat| !old.is_directory() && old.print.ctime > self.since;
+        let has_moved = task.has_moved
+            || task.lower.as_ref().is_some_and(later)
+            || task.lower.is_none() && self.has_lost_its_origin(task);
+        self.walk.origins.push(Origin {
+            layer: self.index,
+            path: task.path.clone(),
+            before: task.lower.map(|lower| lower.print),
+            has_moved,
+            after: task.upper.map(|upper| upper.print),
+            anchor: None,
+            is_linked,
+        });
+    }
+
+    /// Whether the host has deleted since what was changed here: overlayfs marks what it has copied up, and
+    /// a directory of the host from which something is gone has another time. A file that was renamed
+    /// is marked, too; the directory tells them apart, unless it is itself gone or new.
+    fn has_lost_its_origin(&self, task: &Task) -> bool {
+        let Some(lower) = &self.layer.lower else { return false };
+        let is_marked = || -> io::Result<bool> {
+            let entry = self.layer.upper.open(&task.path, OFlags::PATH)?;
+            let path = by_descriptor(&entry);
+            Ok(rustix::fs::getxattr(&path, "user.overlay.origin", &mut [0; 256][..]).is_ok())
+        };
+        let has_changed = || -> io::Result<bool> {
+            let parent = task.path.parent().unwrap_or(Path::new(""));
+            Ok(lower.folder.stat(parent)?.is_some_and(|stat| stat.print.mtime > self.since))
+        };
+        has_changed().unwrap_or(false) && is_marked().unwrap_or(false)
+    }
+
+    /// Tells of every file with several links which path is the same file.
+    fn link_groups(&mut self) {
+        for group in std::mem::take(&mut self.groups).into_values() {
+            let mut first = group.anchor.as_ref().map(|(path, _)| self.layer.seen(path));
+            for member in group.members {
+                let entry = &mut self.walk.entries[member];
+                entry.hard_link_to = first.clone();
+                first.get_or_insert_with(|| entry.path.clone());
+                self.walk.origins[member].anchor = group.anchor.clone();
+            }
+        }
+    }
+}
+
+/// Whether nothing of what is below a directory is seen in it.
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0; 2];
+    let found = rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value[..]);
+    found.is_ok_and(|length| value[..length] == *b"y")
+}
+
+/// Where a symbolic link leads.
+fn link(folder: &Folder, task: &Task) -> io::Result<PathBuf> {
+    let link = folder.open(&task.path, OFlags::PATH)?;
+    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+    Ok(OsString::from_vec(target.into_bytes()).into())
+}
