@@ -63,6 +63,7 @@ bench:
 	cargo build --release -p openbrain-cli
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench session
+	cargo bench -p openbrain --bench pool
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox

@@ -249,14 +249,20 @@ fn run_sandbox() -> ! {
 /// Process 1 of the sandbox: builds it, starts the command, reaps.
 fn be_reaper() -> ! {
     or_fail(run_section(Section::Inside));
-    if plan().header.mode == mode::OPEN {
+    let own = plan();
+    if own.header.mode == mode::SANDBOX {
+        let command = start_command().unwrap_or_else(|failure| fail(failure));
         open_signal_fd();
-        or_fail(run_section(Section::Reaper));
-        send(&Report { kind: report::STARTED, ..Report::default() });
-        open::serve()
+        confine(command)
     }
-    let command = start_command().unwrap_or_else(|failure| fail(failure));
     open_signal_fd();
+    or_fail(run_section(Section::Reaper));
+    send(&Report { kind: report::STARTED, ..Report::default() });
+    if own.header.mode == mode::OPEN { open::serve() } else { confine(open::start_only_command()) }
+}
+
+/// Process 1 with its command: gives up what it does not need any more, and stays.
+fn confine(command: isize) -> ! {
     send(&Report { kind: report::STARTED, ..Report::default() });
     or_fail(run_section(Section::Reaper));
     watch_inside(command)

@@ -1,4 +1,5 @@
-//! Process 1 of a sandbox that stays open: starts commands on request, and guards each of them.
+//! Process 1 of a sandbox that is made before its commands: of one that stays open, where it starts
+//! commands on request and guards each of them, and of one that is ready for a single command.
 //!
 //! Everything that walls a command in is in force for this process as well, before the first command
 //! exists, so that no request can leave a wall out. What a command leaves running stays when it ends by
@@ -7,7 +8,7 @@
 //! every descendant inherits, daemons included, and which none of them can change.
 
 use crate::{
-    Failure, SIGKILL, exit, failure_report, load_plan, memory, plan, proc, run_section, send_to,
+    Failure, SIGKILL, exit, fail, failure_report, load_plan, memory, plan, proc, run_section, send_to,
     set_register, start_command,
     sys::number,
     syscall, use_plan,
@@ -199,19 +200,48 @@ fn answer_door(jobs: &mut [Job], last_tag: &mut u64) -> bool {
     true
 }
 
-/// Executes the plan of one command; returns its process id.
-fn start(plan: i32, passed: &[i32], tag: u64) -> Result<isize, Report> {
-    const INVALID: i32 = 22;
-    let Some(plan) = load_plan(plan) else {
-        let errno = INVALID;
-        let failure = Failure { section: Section::Inside, index: usize::MAX, errno };
-        return Err(failure_report(failure));
+/// Waits for the only command that this sandbox is for, and starts it; returns its process id. It has
+/// the socket of the sandbox itself, and its plan stays in use.
+pub fn start_only_command() -> isize {
+    let (fds, count) = loop {
+        let mut wanted = [wire::ORDER_FD, wire::DOOR_FD].map(|fd| fd as u64 | POLLIN << 32);
+        if !poll(&mut wanted, -1) {
+            continue;
+        }
+        if wanted[0] >> 48 != 0 && matches!(receive(wire::ORDER_FD), Wake::Closed) {
+            exit(0);
+        }
+        if wanted[1] >> 48 != 0 {
+            match receive_start() {
+                Received::Start(fds, count) => break (fds, count),
+                Received::Nothing => {}
+                Received::Closed => exit(0),
+            }
+        }
     };
+    let plan = load_plan(fds[0]).unwrap_or_else(|| fail(UNREADABLE));
+    pass(&[wire::REPORT_FD], &fds[1..count]);
+    use_plan(plan);
+    let started = run_section(Section::Inside).and_then(|()| start_command());
+    started.unwrap_or_else(|failure| fail(failure))
+}
+
+/// How a plan fails that is none.
+const UNREADABLE: Failure = Failure { section: Section::Inside, index: usize::MAX, errno: 22 };
+
+/// Puts descriptors where the plan of a command finds them: the socket, then its own.
+fn pass(socket: &[i32], fds: &[i32]) {
     // What an earlier plan has left there could be closed by this one.
     (0..wire::PASSED).for_each(|register| set_register(register, -1));
-    for (register, fd) in (wire::PASSED..).zip(passed) {
+    for (register, fd) in (wire::PASSED..).zip(socket.iter().chain(fds)) {
         set_register(register, *fd as isize);
     }
+}
+
+/// Executes the plan of one command; returns its process id.
+fn start(plan: i32, passed: &[i32], tag: u64) -> Result<isize, Report> {
+    let plan = load_plan(plan).ok_or_else(|| failure_report(UNREADABLE))?;
+    pass(&[], passed);
     set_register(wire::TAG, tag as isize);
     let own = crate::plan();
     use_plan(plan);

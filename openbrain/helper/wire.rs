@@ -24,7 +24,7 @@ pub const FIRST_FD: i32 = 3;
 pub const REPORT_FD: i32 = 0;
 /// Orders are read here.
 pub const ORDER_FD: i32 = 1;
-/// Requests for commands are read here, by the first process of a sandbox that stays open.
+/// Requests for commands are read here, by the first process of a sandbox that is made before them.
 pub const DOOR_FD: i32 = 3;
 
 /// The parts of a plan, in the order in which a run meets them.
@@ -40,8 +40,8 @@ pub enum Section {
     /// The command, up to its `execve`.
     Command = 3,
     /// The first process of the sandbox: when the command runs, or before the first one of a
-    /// sandbox that stays open. In the plan of such a command: what is left to close in the first
-    /// process, whether or not the command has started.
+    /// sandbox that is made before its commands. In the plan of such a command: what is left to do in
+    /// the first process, in one that stays open whether or not the command has started.
     Reaper = 4,
     /// The monitor, when everything is over.
     Cleanup = 5,
@@ -86,6 +86,9 @@ pub mod mode {
     /// The child is the first process of a sandbox that stays open: it starts a command for each
     /// [`Start`](super::Start) that it is sent.
     pub const OPEN: u32 = 2;
+    /// The child is the first process of a sandbox that is ready before its command is known: it waits
+    /// for one [`Start`](super::Start), which carries no socket, and ends with that command.
+    pub const WAITING: u32 = 3;
 }
 
 /// A part of a plan: where it starts, in bytes from the start of the plan, and how many elements.
@@ -440,7 +443,7 @@ pub fn is_sound(plan: &[u8]) -> bool {
         offset.is_some_and(|o| o.is_multiple_of(8) && o as u64 + 8 <= header.data.count as u64)
     };
     header.magic == MAGIC
-        && header.mode <= mode::OPEN
+        && header.mode <= mode::WAITING
         && inside(header.data, 1)
         && inside(header.relocations, 4)
         && header.sections.iter().all(|section| inside(*section, size_of::<Call>()))

@@ -26,12 +26,14 @@ use crate::{
 /// Runs commands under given [`Settings`].
 ///
 /// [`Exec::run`] and its siblings load the settings of the environment for each call; an `Engine`
-/// keeps them.
+/// keeps them. Its clones have one pool of ready sandboxes together (`security.sandbox.pool`), which
+/// is gone with the last of them.
 #[derive(Clone, Debug)]
 pub struct Engine {
     settings: Arc<Settings>,
     caller: Caller,
     log: Arc<Log>,
+    embedded: Embedded,
     /// Runs every command in place of what the settings choose.
     backend: Option<Arc<dyn Backend>>,
     /// What direct commands inherit in place of the environment of this process.
@@ -43,8 +45,10 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         let AuditSettings { execs: _, file, max_size, keep_files } = settings.audit.clone();
         let log = Arc::new(Log::new(file, max_size, keep_files));
+        let embedded = Embedded::with_pool(settings.security.sandbox.pool);
         let settings = Arc::new(settings);
-        Self { settings, caller: Caller::default(), log, backend: None, environment: None }
+        let caller = Caller::default();
+        Self { settings, caller, log, embedded, backend: None, environment: None }
     }
 
     /// An engine that runs every command on a backend of your own, under the policy of the
@@ -135,8 +139,26 @@ impl Engine {
         match (&self.backend, place) {
             (Some(backend), _) => Arc::clone(backend),
             (None, Place::Direct) => Arc::new(Direct { environment: self.environment.clone() }),
-            (None, Place::Embedded(_)) => Arc::new(Embedded),
+            (None, Place::Embedded(_)) => Arc::new(self.embedded.clone()),
             (None, Place::Opensandbox(..)) => Arc::new(OpenSandbox),
+        }
+    }
+
+    /// Makes the sandboxes ready that a command like this one will find: as many as
+    /// `security.sandbox.pool` says, of the same mounts, network and limits. What it runs, and in
+    /// which environment, plays no part.
+    ///
+    /// Otherwise the second such command begins to fill the pool. Does nothing for what has no pool:
+    /// direct commands, servers, overlay mounts, images, what is to report its changes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::spawn`]: when the request is refused, or a sandbox cannot be made.
+    pub async fn warm(&self, exec: Exec) -> Result<()> {
+        let spec = self.settings.resolve_for(exec, &self.caller)?;
+        match (&self.backend, &spec.place) {
+            (None, Place::Embedded(_)) => self.embedded.warm(&spec).await,
+            _ => Ok(()),
         }
     }
 

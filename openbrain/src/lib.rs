@@ -79,7 +79,9 @@ pub use self::{
     event::{Data, Event, Record, RecordKind, Recorder},
     exec::{Command, Exec, Stdin, TerminalSize},
     new_sandbox::NewSandbox,
-    output::{BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Status},
+    output::{
+        BackendName, Captured, CommandFailed, Denial, NetworkUse, Output, Resources, Start, Status,
+    },
     process::{ChildStdin, Handle, Process},
     sandbox::{
         Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port,

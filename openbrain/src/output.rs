@@ -48,6 +48,9 @@ pub struct Output {
     pub backend: BackendName,
     /// The sandbox it ran in, where sandboxes have names.
     pub sandbox_id: Option<String>,
+    /// Whether its sandbox was made for it or was ready, of the embedded engine; none for a command
+    /// that had no sandbox of its own.
+    pub start: Option<Start>,
     /// Name of this execution, unique and unguessable.
     pub exec_id: String,
     /// What was really enforced.
@@ -86,6 +89,16 @@ pub enum BackendName {
     Embedded,
     /// In a sandbox of an OpenSandbox server.
     Opensandbox,
+}
+
+/// How the sandbox of a single command came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// It was made for the command.
+    Cold,
+    /// It was ready, unused: `security.sandbox.pool` keeps some.
+    Warm,
 }
 
 /// What a command used.

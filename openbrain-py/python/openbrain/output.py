@@ -152,6 +152,8 @@ class Output(Record):
         started_at: When the command was started, RFC 3339.
         backend: Where it ran.
         sandbox_id: The sandbox it ran in, where sandboxes have names.
+        start: Whether its sandbox was made for it (`cold`) or was ready (`warm`), of the embedded
+            engine; `None` for a command that had no sandbox of its own.
         exec_id: Name of this execution, unique and unguessable.
         isolation: What was really enforced.
         resources: What the command used, as far as the backend knows.
@@ -175,6 +177,7 @@ class Output(Record):
     started_at: str
     backend: Literal["direct", "embedded", "opensandbox"]
     sandbox_id: str | None
+    start: Literal["cold", "warm"] | None
     exec_id: str
     isolation: Isolation
     resources: Resources
@@ -197,6 +200,7 @@ class Output(Record):
         "started_at",
         "backend",
         "sandbox_id",
+        "start",
         "exec_id",
         "isolation",
         "resources",

@@ -320,6 +320,7 @@ fn cost_of_a_start_and_an_end() {
         exec_id: id.into(),
         backend: BackendName::Embedded,
         sandbox_id: None,
+        start: None,
         isolation: Isolation {
             namespaces: words("namespace"),
             layers: words("layer"),

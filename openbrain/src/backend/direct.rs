@@ -48,6 +48,7 @@ async fn spawn(spec: &Spec, inherited: Option<&[Variable]>) -> Result<Running> {
     Ok(Running {
         backend: BackendName::Direct,
         sandbox_id: None,
+        start: None,
         isolation: Isolation::none(),
         warnings: Vec::new(),
         stdin: streams.stdin,

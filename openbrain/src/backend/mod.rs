@@ -16,7 +16,7 @@ pub use crate::changes::Layers;
 use crate::{
     error::{Error, Result},
     exec::TerminalSize,
-    output::{BackendName, Denial, Resources, Status},
+    output::{BackendName, Denial, Resources, Start, Status},
     sandbox::Isolation,
     spec::Spec,
 };
@@ -152,6 +152,8 @@ pub struct Running {
     pub backend: BackendName,
     /// The sandbox's name, where sandboxes have one.
     pub sandbox_id: Option<String>,
+    /// Whether its sandbox was made for it or was ready; none where it has no sandbox of its own.
+    pub start: Option<Start>,
     /// What is enforced around it.
     pub isolation: Isolation,
     /// What the caller should know.

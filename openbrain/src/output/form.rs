@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendName, Captured, Denial, Output, Resources, Status};
+use super::{BackendName, Captured, Denial, Output, Resources, Start, Status};
 use crate::{changes::Changes, sandbox::Isolation};
 
 /// What became of a command that was started: what it printed, how it ended, and what was enforced
@@ -51,6 +51,10 @@ pub(super) struct OutputForm<'a> {
     backend: BackendName,
     /// The sandbox it ran in, where sandboxes have names.
     sandbox_id: Option<Cow<'a, str>>,
+    /// Whether its sandbox was made for it or was ready, of the embedded engine; null for a command
+    /// that had no sandbox of its own.
+    #[serde(default)]
+    start: Option<Start>,
     /// Name of this execution, unique and unguessable.
     exec_id: Cow<'a, str>,
     /// What was really enforced.
@@ -91,6 +95,7 @@ impl<'a> From<&'a Output> for OutputForm<'a> {
             started_at,
             backend,
             sandbox_id,
+            start,
             exec_id,
             isolation,
             resources,
@@ -121,6 +126,7 @@ impl<'a> From<&'a Output> for OutputForm<'a> {
             started_at: humantime::format_rfc3339_millis(*started_at).to_string(),
             backend: *backend,
             sandbox_id: sandbox_id.as_deref().map(Cow::Borrowed),
+            start: *start,
             exec_id: Cow::Borrowed(exec_id),
             isolation: Cow::Borrowed(isolation),
             resources: Cow::Borrowed(resources),
@@ -153,6 +159,7 @@ impl TryFrom<OutputForm<'_>> for Output {
             started_at: time(&form.started_at)?,
             backend: form.backend,
             sandbox_id: form.sandbox_id.map(Cow::into_owned),
+            start: form.start,
             exec_id: form.exec_id.into_owned(),
             isolation: form.isolation.into_owned(),
             resources: form.resources.into_owned(),
@@ -186,7 +193,7 @@ fn time(text: &str) -> Result<SystemTime, String> {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use crate::{BackendName, Captured, Changes, Isolation, Output, Resources, Status};
+    use crate::{BackendName, Captured, Changes, Isolation, Output, Resources, Start, Status};
 
     fn output(status: Status, stdout: &[u8]) -> Output {
         Output {
@@ -197,6 +204,7 @@ mod tests {
             started_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
             backend: BackendName::Embedded,
             sandbox_id: None,
+            start: Some(Start::Warm),
             exec_id: "exec_1".into(),
             isolation: Isolation::none(),
             resources: Resources { cpu_ms: Some(3), ..Resources::default() },

@@ -35,7 +35,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     exec::TerminalSize,
-    output::{BackendName, Captured, Output},
+    output::{BackendName, Captured, Output, Start},
     sandbox::Isolation,
     spec::Spec,
 };
@@ -104,6 +104,7 @@ pub(crate) struct Facts {
     pub(crate) exec_id: String,
     pub(crate) backend: BackendName,
     pub(crate) sandbox_id: Option<String>,
+    pub(crate) start: Option<Start>,
     pub(crate) isolation: Isolation,
     pub(crate) warnings: Vec<String>,
     pub(crate) started_at: SystemTime,
@@ -155,6 +156,7 @@ impl Process {
         let Running {
             backend,
             sandbox_id,
+            start,
             isolation,
             mut warnings,
             stdin,
@@ -165,7 +167,7 @@ impl Process {
         } = running;
         warnings.splice(0..0, spec.warnings.iter().cloned());
         let started_at = SystemTime::now();
-        let facts = Facts { exec_id, backend, sandbox_id, isolation, warnings, started_at };
+        let facts = Facts { exec_id, backend, sandbox_id, start, isolation, warnings, started_at };
         let started = Instant::now();
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (urgency, wanted) = watch::channel(Urgency::None);
@@ -392,6 +394,7 @@ impl Process {
             started_at: self.facts.started_at,
             backend: self.facts.backend,
             sandbox_id: self.facts.sandbox_id.clone(),
+            start: self.facts.start,
             exec_id: self.facts.exec_id.clone(),
             isolation: self.facts.isolation.clone(),
             resources: ending.resources,

@@ -52,6 +52,18 @@ pub(super) mod timeout {
     }
 }
 
+/// The most sandboxes that are kept ready of a shape.
+const MOST_READY: usize = 64;
+
+pub(super) fn pool<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    match usize::deserialize(from)? {
+        size if size > MOST_READY => Err(D::Error::custom(format!(
+            "{size} sandboxes are too many to keep ready; give at most {MOST_READY}"
+        ))),
+        size => Ok(size),
+    }
+}
+
 pub(super) fn server_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     checked_text(from, check_server_url)
 }

@@ -134,6 +134,11 @@ pub struct SandboxSettings {
     pub expose: Vec<PathBuf>,
     /// How the host's system directories appear in an embedded sandbox. Default: `ro`.
     pub system: System,
+    /// How many unused sandboxes of the embedded engine are kept ready, for each shape (mounts,
+    /// network, limits) that a long-lived process is asked for more than once; at most 64. Default: 0.
+    #[serde(deserialize_with = "grammar::pool")]
+    #[schemars(range(max = 64))]
+    pub pool: usize,
     /// What a sandbox may reach.
     pub network: NetworkSettings,
     /// Resource limits of a command; a request's own win. Default: memory 4 GiB, pids 1024, disk
@@ -232,6 +237,7 @@ impl Default for SandboxSettings {
             workspace_mount: None,
             expose: Vec::new(),
             system: System::Ro,
+            pool: 0,
             network: NetworkSettings::default(),
             limits: grammar::default_limits(),
         }

@@ -11,7 +11,7 @@ use crate::{sandbox::Limits, spec::System};
 type Comparison = fn(&Settings, &Settings) -> bool;
 
 /// For every key, when a project's value is at least as strict as the user's.
-const RULES: [(&str, Comparison); 48] = [
+const RULES: [(&str, Comparison); 49] = [
     ("security.mode", |user, project| project.security.mode >= user.security.mode),
     ("security.allow_direct", |user, project| {
         user.security.allow_direct || !project.security.allow_direct
@@ -45,6 +45,9 @@ const RULES: [(&str, Comparison); 48] = [
     ("security.sandbox.system", |user, project| {
         user.security.sandbox.system == System::Overlay
             || project.security.sandbox.system == System::Ro
+    }),
+    ("security.sandbox.pool", |user, project| {
+        project.security.sandbox.pool <= user.security.sandbox.pool
     }),
     ("security.sandbox.network.allow_egress", |user, project| {
         user.security.sandbox.network.allow_egress || !project.security.sandbox.network.allow_egress
@@ -217,6 +220,7 @@ mod tests {
             (SANDBOX, "start_timeout_seconds", "10m", "60"),
             (SANDBOX, "expose", "[/a, /b]", "[/a]"),
             (SANDBOX, "system", "overlay", "ro"),
+            (SANDBOX, "pool", "4", "0"),
             (NETWORK, "allow_egress", "true", "false"),
             (NETWORK, "restrict_egress", "false", "true"),
             (NETWORK, "allowed_ports", "[80, 443]", "[443]"),

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use openbrain::{Engine, Exec, Limits, Mount, MountMode, NewSandbox, Output, Settings, Status};
+use openbrain::{
+    Engine, Exec, Limits, Mount, MountMode, NewSandbox, Output, Settings, Start, Status,
+};
 
 /// Set for probes, to the name that the sandbox gives its host.
 pub const PROBE: &str = "OPENBRAIN_TEST_PROBE";
@@ -107,6 +109,22 @@ pub fn run_opened(exec: Exec) -> Output {
     output
 }
 
+/// Runs a request that must start in a sandbox that was ready before it.
+pub fn run_warm(exec: Exec) -> Output {
+    let mut settings = Settings::default();
+    settings.security.sandbox.pool = 1;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let output = runtime.block_on(async {
+        let engine = Engine::new(settings);
+        engine.warm(exec.clone()).await.expect("the sandbox opens");
+        engine.run(exec).await.expect("the command starts")
+    });
+    drop(runtime);
+    assert!(openbrain::settle(Duration::from_secs(5)));
+    assert_eq!(output.start, Some(Start::Warm));
+    output
+}
+
 /// What of a request is its sandbox's, and what the command's.
 pub fn split(exec: Exec) -> (NewSandbox, Exec) {
     let Limits { memory, cpus, pids, disk, open_files, output } = exec.limits.clone();
@@ -135,10 +153,14 @@ pub fn split(exec: Exec) -> (NewSandbox, Exec) {
 }
 
 /// Runs a probe that must pass: in a sandbox that stays open, unless it would leave its traces in a
-/// mount, and in one of its own. Returns what it printed there.
+/// mount, in one that was ready before it, unless overlays have none, and in one of its own. Returns
+/// what it printed there.
 pub fn passes(exec: Exec) -> String {
     if exec.mounts.iter().all(|mount| mount.mode != MountMode::Rw) {
         passes_by(run_opened, exec.clone());
+    }
+    if exec.mounts.iter().all(|mount| mount.mode == MountMode::Ro) {
+        passes_by(run_warm, exec.clone());
     }
     passes_by(run, exec)
 }
@@ -155,11 +177,17 @@ pub fn passes_by(way: fn(Exec) -> Output, exec: Exec) -> String {
     out
 }
 
-/// Runs a host stage that must pass, in a changed environment.
-pub fn stage(name: &str, change: impl FnOnce(&mut Command)) {
+/// The command that is a host stage.
+pub fn stage_command(name: &str) -> Command {
     let [exe, rest @ ..] = arguments(exe().to_str().unwrap(), name);
     let mut command = Command::new(exe);
     command.args(rest).env(STAGE, "1").stdin(Stdio::null());
+    command
+}
+
+/// Runs a host stage that must pass, in a changed environment.
+pub fn stage(name: &str, change: impl FnOnce(&mut Command)) {
+    let mut command = stage_command(name);
     change(&mut command);
     let output = command.output().unwrap();
     let (out, err) =

@@ -20,6 +20,7 @@ mod callers;
 mod files;
 mod honesty;
 mod kernel;
+mod pool;
 mod posture;
 mod processes;
 mod resources;

@@ -381,3 +381,9 @@ fn posture_in_an_open_sandbox_is_the_same() {
         .replace("processes: 1 own\n", "processes: 1 3 own\n");
     assert_eq!(posture(false, host::run_opened), expected);
 }
+
+/// Nothing tells that a sandbox was made before its command.
+#[test]
+fn posture_in_a_sandbox_that_was_ready_is_the_same() {
+    assert_eq!(posture(false, host::run_warm), expected().1);
+}

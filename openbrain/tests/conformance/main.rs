@@ -437,6 +437,26 @@ mod embedded {
     }
 }
 
+/// Every command in a sandbox that was ready before it.
+mod embedded_warm {
+    use crate::support::{Place::EmbeddedWarm, Sharing::Beside};
+
+    cases_of_every_place!(EmbeddedWarm);
+    cases_of_every_sandbox!(EmbeddedWarm);
+    cases! {
+        EmbeddedWarm, Beside;
+        environment:
+            the_environment_is_clean,
+        ;
+        host:
+            a_killed_host_leaves_nothing,
+        ;
+        mounts:
+            what_is_written_belongs_to_the_owner,
+        ;
+    }
+}
+
 /// Every command in a sandbox of its own that stays open.
 mod embedded_session {
     use crate::support::{Place::EmbeddedSession, Sharing::Beside};

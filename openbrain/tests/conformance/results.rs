@@ -79,7 +79,7 @@ pub(crate) async fn the_place_and_its_isolation_are_told(f: &Fixture) {
             let limits: Vec<_> = output.isolation.limits.keys().map(String::as_str).collect();
             assert_eq!(limits, ["memory", "open_files", "output"]);
         }
-        Place::Embedded | Place::EmbeddedSession => {
+        Place::Embedded | Place::EmbeddedWarm | Place::EmbeddedSession => {
             assert_eq!(output.backend, BackendName::Embedded);
             assert_eq!(output.isolation.level, IsolationLevel::Namespaces);
             let namespaces = ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"];
@@ -153,7 +153,7 @@ pub(crate) async fn a_result_reads_the_same_in_json(f: &Fixture) {
     let found = serde_json::to_value(&output).unwrap();
     let backend = match f.place {
         Place::Direct => "direct",
-        Place::Embedded | Place::EmbeddedSession => "embedded",
+        Place::Embedded | Place::EmbeddedWarm | Place::EmbeddedSession => "embedded",
         Place::Opensandbox | Place::OpensandboxSession => "opensandbox",
     };
     for (name, expected) in [

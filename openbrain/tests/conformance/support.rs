@@ -14,7 +14,7 @@ use std::{
 
 use openbrain::{
     Command, Engine, Error, Event, Exec, Mount, MountMode, NewSandbox, Output, Process, Sandbox,
-    Settings,
+    Settings, Start,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -53,6 +53,8 @@ pub(crate) enum Place {
     Direct,
     /// In the embedded sandbox.
     Embedded,
+    /// In the embedded sandbox, each command in one that was ready before it.
+    EmbeddedWarm,
     /// In the embedded sandbox, each command in a sandbox that stays open.
     EmbeddedSession,
     /// On an OpenSandbox server.
@@ -99,6 +101,9 @@ impl Place {
     /// The settings under which a sandbox is of this place.
     fn settings(self) -> Settings {
         let mut settings = Settings::default();
+        if self == Self::EmbeddedWarm {
+            settings.security.sandbox.pool = 2;
+        }
         if self.is_on_a_server() {
             let sandbox = &mut settings.security.sandbox;
             sandbox.server_url = Some(server_variable("URL"));
@@ -115,7 +120,9 @@ impl Place {
     /// How long a start may take that is no part of what a case measures.
     pub(crate) fn start(self) -> Duration {
         match self {
-            Self::Direct | Self::Embedded | Self::EmbeddedSession => Duration::ZERO,
+            Self::Direct | Self::Embedded | Self::EmbeddedWarm | Self::EmbeddedSession => {
+                Duration::ZERO
+            }
             // A container on a machine that is busy with others.
             Self::Opensandbox | Self::OpensandboxSession => Duration::from_secs(20),
         }
@@ -125,7 +132,7 @@ impl Place {
     pub(crate) fn ahead(self) -> usize {
         match self {
             // What a pipe holds at most (`/proc/sys/fs/pipe-max-size`).
-            Self::Direct | Self::Embedded | Self::EmbeddedSession => 1 << 20,
+            Self::Direct | Self::Embedded | Self::EmbeddedWarm | Self::EmbeddedSession => 1 << 20,
             // What may be on its way from a server.
             Self::Opensandbox | Self::OpensandboxSession => 4 << 20,
         }
@@ -256,15 +263,33 @@ impl Fixture {
     }
 
     pub(crate) async fn run(&self, exec: Exec) -> Output {
-        self.engine.run(exec).await.unwrap()
+        self.warm(&exec).await.unwrap();
+        let output = self.engine.run(exec).await.unwrap();
+        match self.place {
+            Place::Embedded => assert_eq!(output.start, Some(Start::Cold)),
+            Place::EmbeddedWarm => assert_eq!(output.start, Some(Start::Warm)),
+            _ => assert_eq!(output.start, None),
+        }
+        output
     }
 
     pub(crate) async fn spawn(&self, exec: Exec) -> Process {
+        self.warm(&exec).await.unwrap();
         self.engine.spawn(exec).await.unwrap()
+    }
+
+    /// Makes a sandbox ready for a command, where that is what the place is about.
+    pub(crate) async fn warm(&self, exec: &Exec) -> Result<(), Error> {
+        match self.place {
+            Place::EmbeddedWarm => self.engine.warm(exec.clone()).await,
+            _ => Ok(()),
+        }
     }
 
     /// The error of a request of which nothing must run.
     pub(crate) async fn refused(&self, exec: Exec) -> Error {
+        // What is wrong with the sandbox is refused here already, and then again.
+        let _ = self.warm(&exec).await;
         match self.engine.run(exec.clone()).await {
             Ok(output) => panic!("{exec:?} ran: {output:?}"),
             Err(error) => error,

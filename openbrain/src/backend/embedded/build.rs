@@ -135,6 +135,13 @@ impl<'a> Build<'a> {
         walls::give_up_power(to, self.identity, self.host.last_capability);
     }
 
+    /// The whole sandbox, up to the point where process 1 waits at its door, its only own descriptor.
+    pub(super) fn compile_with_door(&self, to: &mut Program) {
+        self.compile(to, 1);
+        let rules = self.landlock(to);
+        walls::confine_opener(to, self.first_inside(), rules, &self.enforcement.rules);
+    }
+
     /// Makes Landlock's rules, where the kernel has it.
     pub(super) fn landlock(&self, to: &mut Program) -> Option<Register> {
         let writable = root::writable(&self.sources, self.sandbox.system, self.rootfs.as_ref());

@@ -1,11 +1,12 @@
 //! What a command in a sandbox gets: its environment and its terminal.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::Path};
 
 use super::etc;
 use crate::{
-    backend::helper::{Arg, Descriptors, Program, Register, Section, wire},
+    backend::helper::{Arg, CommandPlan, Descriptors, Program, Register, Section, wire},
     exec::TerminalSize,
+    sandbox::WORKSPACE,
     spec::Spec,
 };
 
@@ -43,8 +44,23 @@ pub(super) fn make_terminal(
     [master, slave]
 }
 
+/// The last steps of a command, whatever kind of sandbox it runs in.
+pub(super) fn plan(
+    spec: &Spec,
+    descriptors: Descriptors,
+    rlimits: Vec<(u32, u64)>,
+) -> CommandPlan<'_> {
+    CommandPlan {
+        env: environment(spec),
+        descriptors,
+        terminal: spec.tty.is_some(),
+        workdir: Some(spec.workdir.as_deref().unwrap_or(Path::new(WORKSPACE))),
+        rlimits,
+    }
+}
+
 /// A clean base, and what the request sets; nothing of the host's.
-pub(super) fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
+fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let base = [
         ("PATH", path),

@@ -5,7 +5,6 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     sync::{Arc, Weak},
 };
 
@@ -17,7 +16,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     output::BackendName,
-    sandbox::{Isolation, WORKSPACE},
+    sandbox::Isolation,
     spec::Spec,
 };
 
@@ -86,6 +85,7 @@ impl Entrance {
         Ok(Running {
             backend: BackendName::Embedded,
             sandbox_id: Some(self.id.clone()),
+            start: None,
             isolation: self.isolation.clone(),
             warnings: Vec::new(),
             stdin: streams.stdin,
@@ -114,13 +114,8 @@ impl Entrance {
             }
         }
         let more = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
-        let command = CommandPlan {
-            env: command::environment(spec),
-            descriptors,
-            terminal: spec.tty.is_some(),
-            workdir: Some(spec.workdir.as_deref().unwrap_or(Path::new(WORKSPACE))),
-            rlimits: self.rlimits.iter().copied().chain(more).collect(),
-        };
+        let rlimits = self.rlimits.iter().copied().chain(more).collect();
+        let command = command::plan(spec, descriptors, rlimits);
         command.prepare(to, has_file);
         walls::number_command(to);
         command.execute(to, argv)?;

@@ -75,17 +75,27 @@ pub(crate) fn decide(
     if limits.disk.is_some() {
         e.report.insert("disk".into(), "tmpfs size (mounts are not limited)".into());
     }
-    if let Some(files) = limits.open_files {
-        e.rlimits.push((libc::RLIMIT_NOFILE, files));
-        e.report.insert("open_files".into(), "rlimit (each process)".into());
-    }
-    if limits.output.is_some() {
-        e.report.insert("output".into(), "collection".into());
-    }
+    let (rlimits, report) = of_command(limits);
+    e.rlimits.extend(rlimits);
+    e.report.extend(report);
     // One byte is too little for any dump; zero would not stop one to a program of the host's, as
     // `core_pattern` may have it (`core(5)`).
     e.rlimits.push((libc::RLIMIT_CORE, 1));
     e
+}
+
+/// The limits that a command brings along, whatever its sandbox was made with: resource limits, and
+/// their part of the report.
+pub(crate) fn of_command(limits: &Limits) -> (Vec<(u32, u64)>, BTreeMap<String, String>) {
+    let (mut rlimits, mut report) = (Vec::new(), BTreeMap::new());
+    if let Some(files) = limits.open_files {
+        rlimits.push((libc::RLIMIT_NOFILE, files));
+        report.insert("open_files".into(), "rlimit (each process)".into());
+    }
+    if limits.output.is_some() {
+        report.insert("output".into(), "collection".into());
+    }
+    (rlimits, report)
 }
 
 fn bind_to_processors(e: &mut Enforcement, cpus: f64, allowed: &[usize], chance: usize) -> String {

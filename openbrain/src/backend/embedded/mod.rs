@@ -3,7 +3,8 @@
 //! A run goes through four steps: look at the host ([`host`], [`sources`], [`cgroup`]), decide
 //! ([`limits`]), compile ([`build`], [`root`], [`walls`], [`seccomp`], [`command`]), launch (the helper).
 //! Compiling is pure; what the first step found is all that it knows. A sandbox that stays open
-//! ([`session`]) is launched without a command, which then come one by one.
+//! ([`session`]) is launched without a command ([`waiting`]), which then come one by one; one of the
+//! [`pool`] as well, for a single command.
 
 mod build;
 mod cgroup;
@@ -14,49 +15,91 @@ mod etc;
 mod host;
 mod limits;
 mod mounts;
+mod pool;
 mod probe;
 mod root;
 mod rootfs;
 mod seccomp;
 mod session;
 mod sources;
+mod thread;
+mod waiting;
 mod walls;
 mod written;
 
-use std::{os::fd::AsFd, path::Path};
+use std::{os::fd::AsFd, sync::Arc};
 
 use self::{
     build::{Build, unavailable},
     cgroup::Groups,
     egress::Egress,
+    pool::Pool,
     written::{Access, Written},
 };
 pub(crate) use self::{
     egress::checks as egress_checks, entrance::join, probe::checks, session::open,
 };
 use super::{
-    Backend, BoxFuture, Control, Ended, Order, Running,
+    Backend, BoxFuture, Control, Ended, Layers, Order, Running,
     helper::{
-        self, CommandPlan, Descriptors, Ends, Guarded, Handles, Program, Section, Streams, wire,
+        self, CommandPlan, Descriptors, Ends, Guarded, Handles, Link, Program, Section, Streams,
+        wire,
     },
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    output::BackendName,
-    sandbox::WORKSPACE,
-    spec::{Place, Spec},
+    output::{BackendName, Start},
+    sandbox::Isolation,
+    spec::{Place, SandboxSpec, Spec},
 };
 
-/// The embedded engine.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Embedded;
+/// The embedded engine. Its clones have one pool together.
+#[derive(Clone, Debug)]
+pub(crate) struct Embedded {
+    pool: Option<Arc<Pool>>,
+}
 
-impl Backend for Embedded {
-    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(spawn(spec))
+impl Embedded {
+    /// The engine with a pool that keeps so many sandboxes of a shape ready; none for 0.
+    pub(crate) fn with_pool(size: usize) -> Self {
+        Self { pool: (size > 0).then(|| Arc::new(Pool::new(size))) }
+    }
+
+    /// Makes the sandboxes ready that commands like this one will find.
+    pub(crate) async fn warm(&self, spec: &Spec) -> Result<()> {
+        match self.pool_for(spec) {
+            Some(pool) => pool.fill(requested(spec)?, &spec.limits).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The pool, for what may come from there: which changes are the command's is known from the
+    /// moment when its sandbox was made.
+    fn pool_for(&self, spec: &Spec) -> Option<&Pool> {
+        self.pool.as_deref().filter(|_| !spec.changes)
     }
 }
 
+impl Backend for Embedded {
+    fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
+        Box::pin(async move {
+            match self.pool_for(spec) {
+                Some(pool) => pool.spawn(requested(spec)?, spec).await,
+                None => spawn(spec).await,
+            }
+        })
+    }
+}
+
+/// The sandbox that a request asks for.
+fn requested(spec: &Spec) -> Result<&SandboxSpec> {
+    match &spec.place {
+        Place::Embedded(sandbox) => Ok(sandbox),
+        _ => Err(Error::unavailable("the request is not for the embedded engine")),
+    }
+}
+
+/// Starts a command in a sandbox that is made with it.
 async fn spawn(spec: &Spec) -> Result<Running> {
     loop {
         if let Some(running) = attempt(spec).await? {
@@ -67,9 +110,7 @@ async fn spawn(spec: &Spec) -> Result<Running> {
 
 /// Starts a sandbox; `None` when the kernel has refused what the next attempt does without.
 async fn attempt(spec: &Spec) -> Result<Option<Running>> {
-    let Place::Embedded(sandbox) = &spec.place else {
-        return Err(Error::unavailable("the request is not for the embedded engine"));
-    };
+    let sandbox = requested(spec)?;
     let script = CommandPlan::program(spec)?;
     let file = script.file.as_deref().map(helper::script_file).transpose()?;
     let mut build = Build::look(sandbox, &spec.limits, spec.changes)?;
@@ -87,26 +128,43 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
         Some(terminal) => helper::streams_of_terminal(terminal)?,
         None => streams,
     };
-    let (isolation, warnings) = (build.isolation(), build.enforcement.warnings.clone());
+    let isolation = build.isolation();
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
     let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     let changes = written.map(|written| written.layers(Access::Ours)).transpose()?;
-    Ok(Some(Running {
-        backend: BackendName::Embedded,
-        sandbox_id: None,
-        isolation,
-        warnings,
-        stdin: streams.stdin,
-        stdout: streams.stdout,
-        stderr: streams.stderr,
-        changes,
-        control: Box::new(Sandboxed {
-            guarded: Guarded::new(link, streams.terminal),
-            groups: build.groups,
-            egress,
-            ended: None,
-        }),
-    }))
+    let (groups, warnings, start) = (build.groups, build.enforcement.warnings, Start::Cold);
+    let started = Started { link, groups, egress, isolation, warnings, changes, start };
+    Ok(Some(started.running(streams)))
+}
+
+/// A sandbox whose command has started.
+struct Started {
+    link: Link,
+    groups: Option<Groups>,
+    egress: Option<Egress>,
+    isolation: Isolation,
+    warnings: Vec<String>,
+    changes: Option<Layers>,
+    start: Start,
+}
+
+impl Started {
+    fn running(self, streams: Streams) -> Running {
+        let Self { link, groups, egress, isolation, warnings, changes, start } = self;
+        let guarded = Guarded::new(link, streams.terminal);
+        Running {
+            backend: BackendName::Embedded,
+            sandbox_id: None,
+            start: Some(start),
+            isolation,
+            warnings,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            changes,
+            control: Box::new(Sandboxed { guarded, groups, egress, ended: None }),
+        }
+    }
 }
 
 /// The ends of the command's streams, and ours. On a terminal the sandbox makes them itself.
@@ -127,13 +185,7 @@ fn compile(build: &Build<'_>, spec: &Spec, argv: &[String], has_file: bool) -> R
         command::make_terminal(to, wire::REPORT_FD.into(), descriptors, size);
     }
     let rules = build.landlock(to);
-    let command = CommandPlan {
-        env: command::environment(spec),
-        descriptors,
-        terminal: spec.tty.is_some(),
-        workdir: Some(spec.workdir.as_deref().unwrap_or(Path::new(WORKSPACE))),
-        rlimits: build.enforcement.rlimits.clone(),
-    };
+    let command = command::plan(spec, descriptors, build.enforcement.rlimits.clone());
     if let Some(rules) = rules {
         walls::landlock_restrict(to, Section::Command, rules);
     }

@@ -2,7 +2,6 @@
 //! process, which comes by the [`Entrance`].
 
 use std::{
-    os::fd::AsFd,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -13,11 +12,11 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    build::{Build, unavailable},
     cgroup::Groups,
     egress::{Egress, Seen},
     entrance::Entrance,
-    walls,
+    limits::Enforcement,
+    waiting::{self, Waiting},
     written::{Access, Written},
 };
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
         Account, Backend, BoxFuture, Ended, Layers, Owner, Running, Session, SessionEnd,
         SessionOrder, WayIn,
         helper::{
-            self, Door, Link, Program,
+            Commands, Link,
             wire::{self, Report, report},
         },
     },
@@ -50,57 +49,29 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
     let mut kept = std::mem::take(&mut *kept());
     kept.retain(|sandbox| !sandbox.link.is_over());
     self::kept().append(&mut kept);
-    loop {
-        if let Some(open) = attempt(spec).await? {
-            return Ok(open);
-        }
-    }
-}
-
-fn kept() -> std::sync::MutexGuard<'static, Vec<Arc<Open>>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Builds the sandbox; `None` when the kernel has refused what the next attempt does without.
-async fn attempt(spec: &SessionSpec) -> Result<Option<Arc<Open>>> {
     let Place::Embedded(sandbox) = &spec.place else {
         return Err(Error::unavailable("the request is not for the embedded engine"));
     };
-    let mut build = Build::look(sandbox, &spec.limits, true)?;
-    let (door, inside) = Door::new()?;
-    let mut program = Program::default();
-    program.lifetime = Some(spec.timeout);
-    compile(&build, &mut program);
-    let link = helper::launch(&program, &build.descriptors([inside.as_fd()]))?;
-    drop(inside);
-    let handed = match helper::started(&link, &program).await {
-        Ok(handed) => handed,
-        Err(failure) if build.can_do_without(&failure) => return Ok(None),
-        Err(failure) => return Err(failure.into_error("the sandbox", unavailable)),
-    };
-    let (isolation, warnings) = (build.isolation(), build.enforcement.warnings.clone());
-    let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
-    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
-    Ok(Some(Arc::new_cyclic(|own| Open {
+    let waiting = waiting::make(sandbox, &spec.limits, Commands::Many(spec.timeout)).await?;
+    let Waiting { door, link, egress, groups, enforcement, isolation, written, .. } = waiting;
+    let Enforcement { rlimits, warnings, .. } = enforcement;
+    Ok(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
-        entrance: Entrance { id: new_id(), door, rlimits: build.enforcement.rlimits, isolation },
+        entrance: Entrance { id: new_id(), door, rlimits, isolation },
         link,
         heard: watch::Sender::default(),
         serial: AtomicU32::new(0),
         is_paused: AtomicBool::new(false),
         is_killed: AtomicBool::new(false),
-        groups: build.groups.map(Arc::new),
+        groups: groups.map(Arc::new),
         egress: egress.map(Arc::new),
         written: Mutex::new(written),
         warnings,
-    })))
+    }))
 }
 
-/// The sandbox as system calls, up to the point where process 1 serves.
-fn compile(build: &Build<'_>, to: &mut Program) {
-    build.compile(to, 1);
-    let rules = build.landlock(to);
-    walls::confine_opener(to, build.first_inside(), rules, &build.enforcement.rules);
+fn kept() -> std::sync::MutexGuard<'static, Vec<Arc<Open>>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// 128 random bits.

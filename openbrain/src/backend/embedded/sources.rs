@@ -43,6 +43,15 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
 }
 
+impl Source {
+    /// Whether it is the same file in the same place, with the same owner.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let Self { path, target, mode, kind, identity, owner, fd: _ } = self;
+        (path, target, mode, kind, identity, owner)
+            == (&other.path, &other.target, &other.mode, &other.kind, &other.identity, &other.owner)
+    }
+}
+
 /// How many paths one sandbox may be given; each takes a few of the helper's registers.
 const MAX_SOURCES: usize = 48;
 

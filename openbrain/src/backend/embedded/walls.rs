@@ -225,8 +225,8 @@ pub(crate) fn number_command(to: &mut Program) {
     install_filter(to, section, &seccomp::keep_number());
 }
 
-/// Process 1 of a sandbox that stays open has every wall that its commands are to have: they inherit
-/// them. `door` is where requests for commands arrive.
+/// Process 1 of a sandbox that is made before its commands has every wall that these are to have: they
+/// inherit them. `door` is where requests for commands arrive.
 pub(crate) fn confine_opener(to: &mut Program, door: i32, rules: Option<Register>, more: &[Rule]) {
     let section = Section::Reaper;
     if door != wire::DOOR_FD {

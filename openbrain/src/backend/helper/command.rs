@@ -36,7 +36,7 @@ pub(crate) struct CommandPlan<'a> {
 pub(crate) enum Descriptors {
     /// They have this number and those that follow.
     From(i32),
-    /// In the registers for what is passed to an open sandbox, after the socket.
+    /// In the registers for what comes through the door, after the socket.
     Passed,
 }
 

@@ -120,22 +120,25 @@ impl Door {
         again.map_err(|e| Error::system("cannot duplicate a socket", e))
     }
 
+    /// Hands in the only command of a sandbox that waits for it, with the descriptors that it gets. What
+    /// becomes of it is heard from the link to the sandbox. Nothing is in the way, so nothing waits.
+    pub(crate) fn hand_in(self, program: &Program, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let plan = store(program)?;
+        send_start(self.0.get_ref(), &[&[plan.as_fd()], fds].concat())
+            .map_err(|e| Error::system("cannot reach the sandbox", e))
+    }
+
     /// Asks for a command, with the descriptors that it gets; waits while too many wait to be
     /// started. What becomes of it is heard from the link, whose end ends the command.
     pub(crate) async fn ask(&self, program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> {
         let plan = store(program)?;
         let (ours, theirs) = socket_pair()?;
         let link = Link { socket: Some(watch(ours, Interest::READABLE)?), helper: None };
-        let start = wire::Start { magic: wire::MAGIC, passed: 1 + fds.len() as u32 };
-        let all: Vec<_> =
-            [plan.as_fd(), theirs.as_fd()].into_iter().chain(fds.iter().copied()).collect();
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let all = [&[plan.as_fd(), theirs.as_fd()], fds].concat();
         loop {
             let ready = self.0.writable().await;
             let mut ready = ready.map_err(|e| Error::system("cannot wait for a socket", e))?;
-            let send =
-                |fd: &AsyncFd<OwnedFd>| send_fds(fd.get_ref(), wire::bytes_of(&start), &all, flags);
-            match ready.try_io(send) {
+            match ready.try_io(|fd| send_start(fd.get_ref(), &all)) {
                 Ok(Ok(())) => return Ok(link),
                 Ok(Err(error)) => return Err(Error::system("cannot reach the sandbox", error)),
                 Err(_would_block) => {}
@@ -228,6 +231,13 @@ fn unlinked_file(directory: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Sends a request for a command, with its plan and all that belongs to it.
+fn send_start(door: &OwnedFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let start = wire::Start { magic: wire::MAGIC, passed: fds.len() as u32 - 1 };
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    send_fds(door, wire::bytes_of(&start), fds, flags)
+}
+
 fn send_fds(
     socket: &OwnedFd,
     message: &[u8],
@@ -244,6 +254,13 @@ fn send_fds(
 }
 
 impl Link {
+    /// The same link for the runtime of the caller; until now another one has watched it.
+    pub(crate) fn adopt(mut self) -> Result<Self> {
+        let socket = self.socket.take().map(AsyncFd::into_inner);
+        self.socket = socket.map(|socket| watch(socket, Interest::READABLE)).transpose()?;
+        Ok(self)
+    }
+
     /// Sends an order. A helper that is gone needs none.
     pub(crate) fn order(&self, signal: i32) {
         self.send(Order::plain(signal));

@@ -17,7 +17,7 @@ pub(crate) use self::{
     command::{CommandPlan, Descriptors},
     control::{Guarded, StartFailure, ended, signals, start, started},
     launch::{Door, IMAGE, Link, launch, script_file, settle},
-    program::{Arg, Data, Program, Register},
+    program::{Arg, Commands, Data, Program, Register},
     stdio::{
         Ends, Handles, Streams, file_type, inherited, open, open_file, open_terminal,
         streams_of_terminal,

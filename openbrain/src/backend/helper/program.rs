@@ -19,12 +19,24 @@ pub(crate) struct Program {
     free: [Vec<u8>; SECTIONS],
     /// The child is the first process of a sandbox, made with these flags of `clone(2)`.
     pub(crate) sandbox: Option<u64>,
-    /// The sandbox stays open for commands of their own, until this time is over.
-    pub(crate) lifetime: Option<Duration>,
+    /// Where the commands of the sandbox come from.
+    pub(crate) commands: Commands,
     /// How many of the passed descriptors the monitor keeps for its last section.
     pub(crate) kept_fds: u32,
     /// Bytes of memory above which the helper kills the sandbox.
     pub(crate) memory_limit: Option<u64>,
+}
+
+/// Where the commands of a sandbox come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Commands {
+    /// The program has the one that there is.
+    #[default]
+    Own,
+    /// One comes through the door, in a program of its own, and the sandbox ends with it.
+    One,
+    /// They come through the door until this time is over.
+    Many(Duration),
 }
 
 /// One call and the words for its failure.
@@ -228,8 +240,8 @@ impl Program {
         Register(wire::CHILD)
     }
 
-    /// The register that holds a descriptor that was passed for a command in an open sandbox: 0 is
-    /// the socket to the library, the others are the command's.
+    /// The register that holds a descriptor of a command that comes through the door: 0 is the
+    /// socket to the library, the others are the command's.
     pub(crate) fn passed(index: u8) -> Register {
         Register(wire::PASSED + index)
     }
@@ -342,13 +354,17 @@ impl Program {
         };
         let header = Header {
             magic: wire::MAGIC,
-            mode: match (self.sandbox, self.lifetime) {
+            mode: match (self.sandbox, self.commands) {
                 (None, _) => mode::DIRECT,
-                (Some(_), None) => mode::SANDBOX,
-                (Some(_), Some(_)) => mode::OPEN,
+                (Some(_), Commands::Own) => mode::SANDBOX,
+                (Some(_), Commands::One) => mode::WAITING,
+                (Some(_), Commands::Many(_)) => mode::OPEN,
             },
             clone_flags: self.sandbox.unwrap_or(0),
-            lifetime_ms: self.lifetime.map_or(0, |life| life.as_millis() as u64),
+            lifetime_ms: match self.commands {
+                Commands::Many(life) => life.as_millis() as u64,
+                Commands::Own | Commands::One => 0,
+            },
             kept_fds: self.kept_fds,
             memory_interval_ms: MEMORY_INTERVAL_MS,
             memory_limit: self.memory_limit.unwrap_or(0),

@@ -71,6 +71,7 @@ pub(super) async fn spawn(spec: &Spec) -> Result<Running> {
         Ok(started) => Ok(Running {
             backend: BackendName::Opensandbox,
             sandbox_id: Some(lease.id().to_owned()),
+            start: None,
             isolation: create::isolation(&spec.limits, sandbox, server),
             warnings: started.warnings,
             stdin: started.stdin,

@@ -297,6 +297,7 @@ impl Entrance {
         Ok(Running {
             backend: BackendName::Opensandbox,
             sandbox_id: Some(self.id.clone()),
+            start: None,
             isolation: self.isolation.clone(),
             warnings: started.warnings,
             stdin: started.stdin,

@@ -18,7 +18,6 @@ mod router;
 mod server;
 mod setup;
 mod tally;
-mod thread;
 
 use std::{
     fs, io,
@@ -50,6 +49,7 @@ pub(crate) use self::{
     setup::{NAME_SERVER, REDIRECT, ROUTES},
     tally::Seen,
 };
+use super::thread;
 use crate::{
     backend::{Ended, helper::Program, sys},
     check::Check,
@@ -92,7 +92,8 @@ impl Plan {
             ipv6: has_ipv6(),
         };
         check_ipv6(&policy, setup.ipv6)?;
-        let runtime = thread::runtime()
+        let runtime = thread::RELAY
+            .runtime()
             .map_err(|e| Error::system("cannot start the thread that relays", e))?;
         let summary = summary(&sandbox.network, &sandbox.allowed_hosts, &setup);
         Ok(Some(Self { policy, setup, runtime, summary }))
