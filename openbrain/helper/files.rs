@@ -128,7 +128,8 @@ unsafe fn unescape<'a>(text: *mut u8) -> &'a CStr {
             from += 1;
             let byte = match byte {
                 b'%' if text.add(from).read() != 0 && text.add(from + 1).read() != 0 => {
-                    let value = digit(text.add(from).read()) << 4 | digit(text.add(from + 1).read());
+                    let value =
+                        digit(text.add(from).read()) << 4 | digit(text.add(from + 1).read());
                     from += 2;
                     value
                 }
@@ -279,12 +280,7 @@ pub fn look(directory: i32, path: &CStr) -> Result<(Entry, Detail)> {
 
 /// Tells of a file: its entry, its path, and where a link leads; with `names` also its first name
 /// where it has several, or else that its content follows.
-pub fn tell(
-    directory: i32,
-    name: &[u8],
-    path: &[u8],
-    names: Option<&mut Names>,
-) -> Result<Entry> {
+pub fn tell(directory: i32, name: &[u8], path: &[u8], names: Option<&mut Names>) -> Result<Entry> {
     let name = CStr::from_bytes_with_nul(name).map_err(|_| EINVAL)?;
     let (mut entry, detail) = look(directory, name)?;
     let mut buffer = [0u8; PATH_MAX];
@@ -359,7 +355,13 @@ pub enum Closed {
 }
 
 /// Visits everything below a directory, a directory before its content; links are not followed.
-pub fn walk(directory: i32, path: &mut Path, depth: usize, closed: Closed, visit: Visit<'_>) -> Result {
+pub fn walk(
+    directory: i32,
+    path: &mut Path,
+    depth: usize,
+    closed: Closed,
+    visit: Visit<'_>,
+) -> Result {
     if depth == DEEPEST {
         return Err(ELOOP);
     }

@@ -5,8 +5,8 @@ use core::{ffi::CStr, ptr::null_mut};
 use crate::{
     AT_FDCWD, EINTR, ENOENT,
     files::{
-        CLOEXEC, Closed, EINVAL, ENAMETOOLONG, ENOTDIR, Path, Result, check, flush,
-        open_directory, put, walk,
+        CLOEXEC, Closed, EINVAL, ENAMETOOLONG, ENOTDIR, Path, Result, check, flush, open_directory,
+        put, walk,
     },
     sys::number,
     syscall,
@@ -163,7 +163,8 @@ impl Watches {
     fn forget(&mut self, path: &[u8]) {
         for watch in &mut self.all[..self.used] {
             let own = &watch.path.bytes[..watch.path.length];
-            let is_below = own.strip_prefix(path).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+            let is_below =
+                own.strip_prefix(path).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
             if watch.number != 0 && is_below {
                 syscall!(number::INOTIFY_RM_WATCH, self.inotify, watch.number);
                 watch.number = 0;
@@ -229,4 +230,3 @@ fn map_memory() -> Result<&'static mut [Watch; MOST]> {
     // taken away; zeros are a value of the type.
     Ok(unsafe { &mut *(base as *mut [Watch; MOST]) })
 }
-

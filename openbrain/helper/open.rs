@@ -8,8 +8,8 @@
 //! every descendant inherits, daemons included, and which none of them can change.
 
 use crate::{
-    Failure, SIGKILL, exit, fail, failure_report, load_plan, memory, plan, proc, run_section, send_to,
-    set_register, start_command,
+    Failure, SIGKILL, exit, fail, failure_report, load_plan, memory, plan, proc, run_section,
+    send_to, set_register, start_command,
     sys::number,
     syscall, use_plan,
     watch::{POLLIN, Reaped, SIGNAL_FD, Wake, done, drain_signals, poll, reap, receive},

@@ -106,7 +106,8 @@ fn pack_hole(mut count: u64) -> Result {
 /// is followed.
 pub fn unpack(path: &CStr) -> Result {
     make_all(path.to_bytes())?;
-    let mut place = Place { root: open_directory(AT_FDCWD, path)?, parent: -1, path: Path::empty() };
+    let mut place =
+        Place { root: open_directory(AT_FDCWD, path)?, parent: -1, path: Path::empty() };
     let mut header = [0u8; size_of::<Entry>()];
     while take(&mut header)? {
         let entry: Entry = wire::read(&header, 0).ok_or(EIO)?;
@@ -139,7 +140,8 @@ fn unpack_one(place: &mut Place, entry: &Entry, path: &Path, link: &Path) -> Res
             // What has the name may have others, which are not to be written to.
             syscall!(number::UNLINKAT, directory, name.as_ptr(), 0);
             let flags = WRITE_CREATE_NEW | NOFOLLOW | CLOEXEC;
-            let fd = check(syscall!(number::OPENAT, directory, name.as_ptr(), flags, 0o600))? as i32;
+            let fd =
+                check(syscall!(number::OPENAT, directory, name.as_ptr(), flags, 0o600))? as i32;
             unpack_content(fd)?;
             check(syscall!(number::FCHMOD, fd, entry.mode & 0o777))?;
             let times = [entry.mtime, entry.mtime_ns as i64, entry.mtime, entry.mtime_ns as i64];
