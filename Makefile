@@ -64,6 +64,8 @@ bench:
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench session
 	cargo bench -p openbrain --bench pool
+	cargo bench -p openbrain --bench changes
+	cargo bench -p openbrain --bench files
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
 	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
