@@ -54,7 +54,7 @@ fn contenders<'a>(
     let mut all: Vec<Contender<'a>> = vec![
         (
             format!("cp of a {what}"),
-            Box::new(|to| run(Command::new("cp").arg("-r").arg(source).arg(to))),
+            Box::new(move |to| run(Command::new("cp").arg("-r").arg(source).arg(to))),
         ),
         (
             format!("{what} up"),
