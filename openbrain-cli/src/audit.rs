@@ -15,9 +15,10 @@ use openbrain::{
 use crate::{
     args::AuditArgs,
     config,
-    console::{print, say, table},
+    console::{one_line, print, say, table},
     exit,
     failure::{Failure, Result},
+    moment::rfc3339,
 };
 
 /// How much of a command, and of a caller's name, has room in a line.
@@ -85,7 +86,7 @@ enum Outcome {
 fn read<'a>(file: &Path, args: &'a AuditArgs) -> Result<Book<'a>> {
     let since = args.since.map(|age| {
         let time = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        humantime::format_rfc3339_millis(time).to_string()
+        rfc3339(time)
     });
     let (entries, open) = (Vec::new(), HashMap::new());
     let mut book = Book { args, since, entries, open, is_empty: true, lines: 0 };
@@ -229,21 +230,6 @@ fn words(command: &Command) -> String {
     }
 }
 
-/// The beginning of a text that somebody else has written, with nothing that a terminal would obey.
-fn one_line(text: &str, most: usize) -> String {
-    let mut line = String::new();
-    for (count, c) in text.trim_end().chars().enumerate() {
-        if count == most {
-            return line + "…";
-        }
-        match c {
-            '"' | '\'' | '\\' => line.push(c),
-            c => line.extend(c.escape_debug()),
-        }
-    }
-    line
-}
-
 /// Reads the name of a surface.
 pub(crate) fn surface(text: &str) -> Result<Surface, String> {
     let all = [Surface::Library, Surface::Cli, Surface::Rest, Surface::Mcp];
@@ -255,14 +241,7 @@ pub(crate) fn surface(text: &str) -> Result<Surface, String> {
 mod tests {
     use openbrain::Command;
 
-    use super::{one_line, words};
-
-    #[test]
-    fn what_others_wrote_cannot_command_the_terminal() {
-        let text = "a\u{1b}[2J\r\n\u{202e}\u{7}é\"\\";
-        assert_eq!(one_line(text, 99), r#"a\u{1b}[2J\r\n\u{202e}\u{7}é"\"#);
-        assert_eq!(one_line("ééé", 2), "éé…");
-    }
+    use super::words;
 
     #[test]
     fn arguments_can_be_told_apart() {

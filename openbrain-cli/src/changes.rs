@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
-    time::SystemTime,
 };
 
 use openbrain::{Applied, Change, Changes, NoDiff, Output, SavedChanges, settings::Sources};
@@ -11,9 +10,10 @@ use serde_json::json;
 
 use crate::{
     args::{ApplyArgs, ChangesArgs, DiscardArgs},
-    console::{print, print_json, say, table},
+    console::{harmless, print, print_json, say, table},
     exit,
     failure::{Failure, Result},
+    moment::rfc3339,
 };
 
 /// How many changes are listed after a command.
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ChangesArgs) -> Result<u8> {
 pub(crate) fn show(changes: &Changes, as_diff: bool, as_json: bool) -> Result<()> {
     match (as_json, as_diff) {
         (true, _) => print_json(changes),
-        (false, true) => print(harmless(diffs(changes))),
+        (false, true) => print(shown(diffs(changes))),
         (false, false) => {
             print(changes.entries.iter().map(|change| format!("{change}\n")).collect::<String>())
         }
@@ -93,7 +93,7 @@ fn list(is_json: bool) -> Result<()> {
             saved.mounts().map(|(_, source)| source.display().to_string()).collect();
         let changes = saved.changes();
         let [added, modified, deleted] = changes.counts();
-        let saved_at = time(saved_at);
+        let saved_at = rfc3339(saved_at);
         values.push(json!({
             "id": id,
             "saved_at": saved_at,
@@ -106,10 +106,6 @@ fn list(is_json: bool) -> Result<()> {
         rows.push([id, saved_at, counted(&changes), mounts.collect::<Vec<_>>().join(", ")]);
     }
     if is_json { print_json(&values) } else { print(table(TITLES, rows.into_iter())) }
-}
-
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// The diffs of all entries; a line for what has none.
@@ -134,16 +130,12 @@ fn diffs(changes: &Changes) -> String {
     changes.entries.iter().map(one).collect()
 }
 
-/// A text whose control characters do nothing to a terminal: what is in it comes from a sandbox.
-fn harmless(text: String) -> String {
+/// A text that does nothing to a terminal: what is in it comes from a sandbox.
+fn shown(text: String) -> String {
     if !io::stdout().is_terminal() {
         return text;
     }
-    let shown = |c: char| match c {
-        '\n' | '\t' => c.to_string(),
-        c if c.is_control() => c.escape_debug().to_string(),
-        c => c.to_string(),
-    };
+    let shown = |c: char| if matches!(c, '\n' | '\t') { c.to_string() } else { harmless(c) };
     text.chars().map(shown).collect()
 }
 

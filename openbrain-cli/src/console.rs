@@ -62,3 +62,38 @@ pub(crate) fn table<const N: usize>(
     };
     rows.iter().map(line).collect()
 }
+
+/// The beginning of a text that somebody else has written, in one line and with nothing that a terminal
+/// would obey.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
+    let mut chars = text.trim_end().chars();
+    let mut line: String = chars.by_ref().take(most).map(harmless).collect();
+    if chars.next().is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// A character, or what stands for one that a terminal would obey, or that changes the order of others.
+pub(crate) fn harmless(c: char) -> String {
+    let reorders = matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    match c.is_control() || reorders {
+        true => c.escape_debug().to_string(),
+        false => c.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn what_others_wrote_cannot_command_the_terminal() {
+        let text = "a\u{1b}[2J\r\n\u{202e}\u{7}é\"\\";
+        assert_eq!(one_line(text, 99), r#"a\u{1b}[2J\r\n\u{202e}\u{7}é"\"#);
+        assert_eq!(one_line("ééé", 2), "éé…");
+    }
+}

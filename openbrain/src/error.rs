@@ -53,7 +53,8 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 13] = [
+    /// Every kind that this version knows.
+    pub const ALL: &[Self] = &[
         Self::InvalidRequest,
         Self::InvalidSettings,
         Self::PolicyDenied,
@@ -71,7 +72,7 @@ impl ErrorKind {
 
     /// The kind with this name.
     pub fn from_code(code: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.code() == code)
+        Self::ALL.iter().copied().find(|kind| kind.code() == code)
     }
 
     /// The stable, machine-readable name, as it appears in JSON.

@@ -36,6 +36,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::unwrap_used)]
 
+mod beneath;
 mod caller;
 mod check;
 mod error;

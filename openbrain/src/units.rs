@@ -1,4 +1,4 @@
-//! Grammars of amounts: durations (`600`, `1.5`, `10m`, `1h 30m`) and sizes (`512m`, `2GiB`).
+//! Grammars of amounts: durations (`600`, `1.5`, `10m`, `1h 30m`) and sizes (`512m`, `2GiB`). Random names.
 
 use std::time::Duration;
 
@@ -41,6 +41,16 @@ pub(crate) fn check_timeout(duration: Duration) -> Result<Duration> {
         return Err(Error::bad_duration(&humantime::format_duration(duration).to_string()));
     }
     Ok(duration)
+}
+
+/// 128 random bits in hexadecimal digits: a name that nobody else has and nobody can guess.
+pub(crate) fn random_name() -> String {
+    let mut bytes = [0u8; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    // Fewer than 256 bytes are never interrupted nor cut (`getrandom(2)`), so that what is left is a
+    // kernel without the call (before 3.17) or a filter that forbids it.
+    assert_eq!(filled, Ok(bytes.len()), "the kernel gives no random bytes");
+    format!("{:032x}", u128::from_ne_bytes(bytes))
 }
 
 /// Parses a size in bytes: a bare number, or `k`, `m`, `g`, `t` with an optional `b` or `ib`, in any case.

@@ -13,6 +13,7 @@ use super::{
     text::{Excerpt, Pieces, lossy, plain, share},
     tools::EXEC_OUTPUT,
 };
+use crate::moment::rfc3339;
 
 /// Characters of output in either form. With the lines around it a result stays below 30,000, which
 /// no client is known to cut.
@@ -265,7 +266,7 @@ impl Standing<'_> {
             stdout_bytes: Some(self.stdout.total),
             stderr_bytes: Some(self.stderr.total),
             duration_ms: Some(self.duration().as_millis() as u64),
-            started_at: Some(humantime::format_rfc3339_millis(self.started_at).to_string()),
+            started_at: Some(rfc3339(self.started_at)),
             backend: Some(self.backend),
             isolation: Some(Walls::of(self.isolation)),
             denials: output.map(|output| denials(&output.denials)).unwrap_or_default(),

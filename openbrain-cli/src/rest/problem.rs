@@ -96,6 +96,8 @@ pub(crate) enum Code {
     SandboxUnavailable,
     SandboxLost,
     FileFailed,
+    ConnectionFailed,
+    Conflict,
     WaitFailed,
     ResourceExhausted,
     Internal,
@@ -103,7 +105,7 @@ pub(crate) enum Code {
 
 impl Code {
     /// All of them, in the order of the documentation.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 30] = [
         Self::MalformedRequest,
         Self::HostNotAllowed,
         Self::OriginNotAllowed,
@@ -129,6 +131,8 @@ impl Code {
         Self::SandboxUnavailable,
         Self::SandboxLost,
         Self::FileFailed,
+        Self::ConnectionFailed,
+        Self::Conflict,
         Self::WaitFailed,
         Self::ResourceExhausted,
         Self::Internal,
@@ -205,6 +209,12 @@ impl Code {
             Self::FileFailed => {
                 (S::CONFLICT, "file_failed", "The file is missing, in the way or not permitted")
             }
+            Self::ConnectionFailed => {
+                (S::BAD_GATEWAY, "connection_failed", "Nothing in the sandbox listens on the port")
+            }
+            Self::Conflict => {
+                (S::CONFLICT, "conflict", "Somebody else has changed what was to be changed")
+            }
             Self::WaitFailed => {
                 (S::GATEWAY_TIMEOUT, "wait_failed", "What was waited for did not come")
             }
@@ -264,6 +274,8 @@ impl Code {
             ErrorKind::SandboxUnavailable => Self::SandboxUnavailable,
             ErrorKind::SandboxLost => Self::SandboxLost,
             ErrorKind::FileFailed => Self::FileFailed,
+            ErrorKind::ConnectionFailed => Self::ConnectionFailed,
+            ErrorKind::Conflict => Self::Conflict,
             ErrorKind::WaitFailed => Self::WaitFailed,
             ErrorKind::ResourceExhausted => Self::ResourceExhausted,
             // The library may come to know more kinds than this file.
@@ -435,23 +447,9 @@ impl IntoResponse for Problem {
 mod tests {
     use super::{Code, Duration, ErrorKind, IntoResponse, Problem, Refusal, header};
 
-    const KINDS: [ErrorKind; 11] = [
-        ErrorKind::InvalidRequest,
-        ErrorKind::InvalidSettings,
-        ErrorKind::PolicyDenied,
-        ErrorKind::CommandNotFound,
-        ErrorKind::CommandNotExecutable,
-        ErrorKind::SandboxUnavailable,
-        ErrorKind::SandboxLost,
-        ErrorKind::FileFailed,
-        ErrorKind::WaitFailed,
-        ErrorKind::ResourceExhausted,
-        ErrorKind::Internal,
-    ];
-
     #[test]
     fn the_library_s_codes_keep_their_names() {
-        for kind in KINDS {
+        for &kind in ErrorKind::ALL {
             assert_eq!(Code::of(kind).name(), kind.code());
         }
     }
@@ -462,7 +460,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
-        for kind in KINDS {
+        for kind in ErrorKind::ALL {
             assert!(names.contains(&kind.code()), "{kind:?}");
         }
     }

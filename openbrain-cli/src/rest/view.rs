@@ -12,7 +12,7 @@ use super::{
     accept::JSON,
     problem::{Form, Problem},
 };
-use crate::service::Kept;
+use crate::{moment::rfc3339, service::Kept};
 
 /// How much of a command is shown.
 const SHOWN: usize = 200;
@@ -104,7 +104,7 @@ impl Summary {
             command: shown(&kept.exec().command),
             sandbox_id: kept.sandbox_id().map(str::to_owned),
             backend: kept.backend(),
-            started_at: humantime::format_rfc3339_millis(kept.started_at()).to_string(),
+            started_at: rfc3339(kept.started_at()),
             stdout_bytes: progress.stdout,
             stderr_bytes: progress.stderr,
         }

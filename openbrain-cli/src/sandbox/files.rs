@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read},
     path::Path,
-    time::SystemTime,
 };
 
 use openbrain::{FileEntry, FileKind, Joined, Transfer};
@@ -14,9 +13,10 @@ use super::{
     join,
 };
 use crate::{
-    console::{print, print_json, say, table},
+    console::{one_line, print, print_json, say, table},
     exit,
     failure::{Failure, Result},
+    moment::rfc3339,
     program::absolute,
 };
 
@@ -94,7 +94,8 @@ async fn enter(at: &FileArgs) -> Result<Joined> {
 fn tell(transfer: &Transfer) {
     say(format_args!("{} entries, {} bytes", transfer.entries, transfer.bytes));
     for path in &transfer.skipped {
-        say(format_args!("skipped `{}`: no file, directory or link", path.display()));
+        let path = one_line(&path.display().to_string(), usize::MAX);
+        say(format_args!("skipped `{path}`: no file, directory or link"));
     }
 }
 
@@ -116,8 +117,8 @@ fn row(entry: &FileEntry) -> [String; 4] {
     [
         format!("{kind}{:04o}", entry.mode),
         entry.size.to_string(),
-        time(entry.modified),
-        format!("{}{}", entry.path.display(), target.unwrap_or_default()),
+        rfc3339(entry.modified),
+        one_line(&format!("{}{}", entry.path.display(), target.unwrap_or_default()), usize::MAX),
     ]
 }
 
@@ -132,11 +133,7 @@ fn described(entry: &FileEntry) -> Value {
         },
         "mode": format!("{:04o}", entry.mode),
         "size": entry.size,
-        "modified": time(entry.modified),
+        "modified": rfc3339(entry.modified),
         "target": entry.target.as_ref().map(|target| target.to_string_lossy()),
     })
-}
-
-fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at.max(SystemTime::UNIX_EPOCH)).to_string()
 }

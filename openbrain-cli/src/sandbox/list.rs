@@ -12,6 +12,7 @@ use crate::{
     console::{print, print_json, say, table},
     exit,
     failure::Result,
+    moment::rfc3339,
 };
 
 const TITLES: [&str; 8] = ["ID", "STATE", "FOR", "NAME", "CREATED", "EXPIRES", "HOST", "IMAGE"];
@@ -110,9 +111,7 @@ async fn end(engine: &Engine, id: &str) -> Result<bool> {
 
 fn row(sandbox: &Listed) -> [String; 8] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    let time = |at: &Option<SystemTime>| {
-        at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
-    };
+    let time = |at: &Option<SystemTime>| at.map_or_else(|| "-".into(), rfc3339);
     match sandbox {
         Listed::Shared(SharedSandbox { id, name, created_at, expires_at, paused, .. }) => [
             id.clone(),

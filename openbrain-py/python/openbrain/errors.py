@@ -30,6 +30,7 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CommandTimeoutError",
+    "ConflictError",
     "ConnectionFailedError",
     "FileFailedError",
     "InternalError",
@@ -153,6 +154,12 @@ class ConnectionFailedError(OpenbrainError, ConnectionError):
     code = "connection_failed"
 
 
+class ConflictError(OpenbrainError, RuntimeError):
+    """Somebody else has changed what was to be changed."""
+
+    code = "conflict"
+
+
 class WaitFailedError(OpenbrainError, RuntimeError):
     """What was waited for did not come, and will not come any more."""
 
@@ -231,6 +238,7 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
     SandboxLostError,
     FileFailedError,
     ConnectionFailedError,
+    ConflictError,
     WaitFailedError,
     ResourceExhaustedError,
     InternalError,

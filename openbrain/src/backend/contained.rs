@@ -12,11 +12,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::{Error, Result};
-
-/// How often the kernel may ask to try again, because something was renamed meanwhile
-/// (`openat2(2)`, `RESOLVE_BENEATH`). Somebody who renames on and on gets a refusal.
-const ATTEMPTS: u32 = 32;
+use crate::{
+    beneath,
+    error::{Error, Result},
+};
 
 /// Opens (`O_PATH`) what `path` names below the one of `roots` that holds it. No symbolic link leads
 /// out of there, and none can be put in the way afterwards: the descriptor is what was found.
@@ -78,9 +77,7 @@ fn open_below(root: &Path, rest: &Path, how: ResolveFlags) -> Result<OwnedFd, Er
     if rest.as_os_str().is_empty() {
         return Ok(root);
     }
-    let attempt = || rustix::fs::openat2(&root, rest, flags, Mode::empty(), how);
-    let again = |result: &Result<OwnedFd, Errno>| matches!(result, Err(Errno::AGAIN | Errno::INTR));
-    (1..ATTEMPTS).map(|_| attempt()).find(|result| !again(result)).unwrap_or_else(attempt)
+    beneath::open(&root, rest, flags, how)
 }
 
 fn leads_out(path: &Path, root: &Path) -> Error {

@@ -19,9 +19,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::EntryKind;
-
-/// How often the kernel may ask to try again, because something was renamed meanwhile (`openat2(2)`).
-const ATTEMPTS: u32 = 32;
+use crate::beneath;
 
 /// A directory and what is below it.
 #[derive(Debug)]
@@ -112,19 +110,14 @@ impl Folder {
     }
 
     pub(crate) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        for _ in 1..ATTEMPTS {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                result => return Ok(result?),
-            }
+        match beneath::open(&self.root, path, flags | OFlags::NOFOLLOW, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => Err(io::ErrorKind::ResourceBusy.into()),
+            result => Ok(result?),
         }
-        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Gives ourselves these rights to what nobody else looks at any more. What that does not help

@@ -38,6 +38,7 @@ use crate::{
     output::{BackendName, Captured, Output, Start},
     sandbox::Isolation,
     spec::Spec,
+    units::random_name,
 };
 
 /// How much is read from a stream at a time.
@@ -477,11 +478,7 @@ fn lost() -> Error {
         .with_remedy("keep the tokio runtime alive until the result is there")
 }
 
-/// 128 random bits; `exec_` tells a person what the name is for.
+/// A name for a command; `exec_` tells a person what it is for.
 pub(crate) fn new_exec_id() -> String {
-    let mut bytes = [0u8; 16];
-    // The kernel's pool is ready once the machine has booted; a failure leaves a name that is
-    // merely not unique, and nothing rests on it but the reader's orientation.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("exec_{:032x}", u128::from_ne_bytes(bytes))
+    format!("exec_{}", random_name())
 }

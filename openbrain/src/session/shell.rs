@@ -12,6 +12,7 @@ use crate::{
     output::Output,
     process::{Handle, Process},
     script::SHELL,
+    units::random_name,
 };
 
 /// Variables that a command may have before anybody sets them, beside those of the sandbox.
@@ -62,10 +63,7 @@ impl Sandbox {
 
     /// As [`Sandbox::shell`], of another program that understands what `sh` does, such as `bash`.
     pub fn shell_with(&self, program: impl Into<String>) -> Shell {
-        let mut bytes = [0u8; 16];
-        // Nothing rests on it but that two shells have two files.
-        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-        let state = format!("/tmp/.openbrain-shell-{:032x}", u128::from_ne_bytes(bytes));
+        let state = format!("/tmp/.openbrain-shell-{}", random_name());
         Shell { sandbox: self.reference(), program: program.into(), state, last: None }
     }
 }

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     backend::helper::wire::{self, Entry, work},
+    beneath,
     error::{Error, Result},
     exec::Stdin,
     process::ChildStdin,
@@ -326,10 +327,9 @@ impl Place {
     }
 
     fn below(&self, directory: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        Ok(rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?)
+        Ok(beneath::open(directory, path, OFlags::PATH | OFlags::DIRECTORY, resolve)?)
     }
 }
 

@@ -56,6 +56,17 @@ struct Host {
 struct State {
     paused: bool,
     commands: Vec<Background>,
+    /// How many more are being started.
+    starting: usize,
+}
+
+/// The place of a command that is being started.
+struct Starting<'a>(&'a Host);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.state().starting -= 1;
+    }
 }
 
 impl Shared {
@@ -73,7 +84,7 @@ impl Shared {
             Error::system(format!("cannot listen in `{}`", directory.path.display()), e)
         })?;
         let created_at = SystemTime::now();
-        let state = Mutex::new(State { paused: false, commands: Vec::new() });
+        let state = Mutex::new(State { paused: false, commands: Vec::new(), starting: 0 });
         Ok(Self { host: Arc::new(Host { sandbox, created_at, state }), listener, directory })
     }
 
@@ -272,14 +283,7 @@ impl Host {
             )
             .with_remedy("give it its input as text or as a file"));
         }
-        let running = self.state().commands.iter().filter(|command| !command.has_ended()).count();
-        if running >= MOST_RUNNING {
-            return Err(Error::new(
-                ErrorKind::ResourceExhausted,
-                format!("{MOST_RUNNING} commands run in the background already"),
-            )
-            .with_remedy("end one of them"));
-        }
+        let place = self.place()?;
         let command = self.sandbox.start(exec).await?;
         let exec_id = command.exec_id().to_owned();
         let mut state = self.state();
@@ -289,7 +293,24 @@ impl Host {
             state.commands.remove(oldest);
         }
         state.commands.push(command);
+        drop(state);
+        drop(place);
         Ok(exec_id)
+    }
+
+    /// A place for one more command, taken before it is started.
+    fn place(&self) -> Result<Starting<'_>> {
+        let mut state = self.state();
+        let running = state.commands.iter().filter(|command| !command.has_ended()).count();
+        if running + state.starting >= MOST_RUNNING {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!("{MOST_RUNNING} commands run in the background already"),
+            )
+            .with_remedy("end one of them"));
+        }
+        state.starting += 1;
+        Ok(Starting(self))
     }
 
     async fn changes(&self, directory: Option<PathBuf>) -> Result<Changes> {

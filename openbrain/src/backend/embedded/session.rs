@@ -32,6 +32,7 @@ use crate::{
     output::BackendName,
     sandbox::Isolation,
     spec::{Place, SessionSpec, Spec},
+    units::random_name,
 };
 
 /// How long an order for the whole sandbox may take.
@@ -57,7 +58,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
     let Enforcement { rlimits, warnings, .. } = enforcement;
     Ok(Arc::new_cyclic(|own| Open {
         own: Weak::clone(own),
-        entrance: Entrance { id: new_id(), door, rlimits, isolation },
+        entrance: Entrance { id: format!("sbx_{}", random_name()), door, rlimits, isolation },
         link,
         heard: watch::Sender::default(),
         serial: AtomicU32::new(0),
@@ -72,13 +73,6 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
 
 fn kept() -> std::sync::MutexGuard<'static, Vec<Arc<Open>>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// 128 random bits.
-fn new_id() -> String {
-    let mut bytes = [0u8; 16];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("sbx_{:032x}", u128::from_ne_bytes(bytes))
 }
 
 /// An open sandbox. Dropping it closes the socket to its monitor, which ends it.

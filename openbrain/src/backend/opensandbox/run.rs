@@ -34,6 +34,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     output::{BackendName, Resources, Status},
     spec::{Place, SandboxSpec, ServerSpec, Spec},
+    units::random_name,
 };
 
 /// How long the result waits for the sandbox to be deleted. The deletion goes on after that.
@@ -117,13 +118,6 @@ pub(super) fn connection(server: &ServerSpec) -> Connection {
 
 /// The longest silence of a command's stream: five pings.
 const STALL: Duration = Duration::from_secs(15);
-
-/// 128 random bits, as a label may hold them.
-pub(super) fn random_name() -> String {
-    let mut bytes = [0u8; 16];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("{:032x}", u128::from_ne_bytes(bytes))
-}
 
 /// A command that runs.
 pub(super) struct Started {

@@ -24,7 +24,7 @@ use super::{
     keeper::{Lease, Release},
     link::{End, Letters, explain},
     ready,
-    run::{DIRECTORY, Started, check_paths, connection, pass_on, random_name, start},
+    run::{DIRECTORY, Started, check_paths, connection, pass_on, start},
 };
 use crate::{
     backend::{
@@ -36,6 +36,7 @@ use crate::{
     output::BackendName,
     sandbox::Isolation,
     spec::{Place, ServerSpec, SessionSpec, Spec},
+    units::random_name,
 };
 
 /// How long a kill waits until the server has deleted the sandbox; the deletion goes on after that.
