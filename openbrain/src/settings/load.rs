@@ -259,24 +259,27 @@ fn file_layers(sources: &Sources) -> Result<Vec<Layer>> {
         return Ok(user.into_iter().chain([Layer { origin: Origin::File(path), value }]).collect());
     }
     let project = found(&sources.project, Origin::ProjectFile)?;
+    let has_project = project.is_some();
     let layers: Vec<_> = user.into_iter().chain(project).collect();
-    if let [user, project] = layers.as_slice() {
-        let home = sources.home.as_deref();
-        let fixed = merge(std::slice::from_ref(user), home)?;
-        if let Some(key) = policy::loosened(&user.value, &fixed, &merge(&layers, home)?) {
-            return Err(loosens(project, user, key));
+    if let (true, Some((project, below))) = (has_project, layers.split_last()) {
+        let (home, silent) = (sources.home.as_deref(), Value::Null);
+        let said = below.first().map_or(&silent, |user| &user.value);
+        if let Some(key) = policy::loosened(said, &merge(below, home)?, &merge(&layers, home)?) {
+            return Err(loosens(project, below.first(), key));
         }
     }
     Ok(layers)
 }
 
-fn loosens(project: &Layer, user: &Layer, key: &str) -> Error {
-    let Layer { origin, .. } = project;
-    Error::settings(format!("{origin} loosens `{key}`, which is fixed by {}", user.origin))
-        .with_remedy(format!(
-            "remove `{key}` from the project file, or, if you trust the project, change it in your \
+fn loosens(project: &Layer, user: Option<&Layer>, key: &str) -> Error {
+    let by = match user.filter(|user| keys::get(&user.value, key).is_some()) {
+        Some(user) => format!("is fixed by {}", user.origin),
+        None => "has a default that only your own file may loosen".to_owned(),
+    };
+    Error::settings(format!("{} loosens `{key}`, which {by}", project.origin)).with_remedy(format!(
+        "remove `{key}` from the project file, or, if you trust the project, change it in your \
              own file or name the project's with `--config`"
-        ))
+    ))
 }
 
 /// A project's file can name a server; that the user's key is sent there is for the user to say. A

@@ -150,6 +150,39 @@ fn a_project_that_loosens_is_refused_with_both_files_and_the_key() {
     }
 }
 
+/// What a checkout may say of those who may run commands here, when nobody else says anything.
+#[test]
+fn a_project_alone_does_not_decide_who_may_run_commands_and_what_is_recorded() {
+    for (key, loose, strict) in [
+        ("server.listen", "'0.0.0.0:8000'", "'127.0.0.1:9000'"),
+        ("server.token", "abcdefghijklmnopqrstuvwxyz", "null"),
+        ("server.allowed_names", "[evil.example.com]", "[]"),
+        ("server.allowed_origins", "['https://evil.example.com']", "[]"),
+        ("server.allow_other_users", "true", "false"),
+        ("server.allowed_mounts", "[/]", "[]"),
+        ("server.pass_env", "[AWS_SECRET_ACCESS_KEY]", "[PATH]"),
+        ("server.max_execs", "100000", "1"),
+        ("server.max_timeout_seconds", "300d", "60"),
+        ("audit.execs", "none", "all"),
+        ("audit.file", "/dev/null", "null"),
+    ] {
+        let (section, name) = key.split_once('.').unwrap();
+        let load = |value| Files::new().project(&format!("{section}: {{{name}: {value}}}")).load();
+        let error = load(loose).unwrap_err();
+        assert_eq!(error.code(), "invalid_settings", "{key}");
+        for part in ["project.yaml", key] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert!(error.remedy().unwrap().contains("--config"), "{error:?}");
+        load(strict).unwrap_or_else(|error| panic!("{key}: {error}"));
+        // Whoever names the file has read it.
+        Files::new().explicit(&format!("{section}: {{{name}: {loose}}}")).load().unwrap();
+    }
+    let approval = |value| format!("security: {{approval: {value}}}");
+    Files::new().project(&approval("direct")).load().unwrap();
+    assert!(Files::new().user(&approval("direct")).project(&approval("never")).load().is_err());
+}
+
 #[test]
 fn variables_are_read_by_the_kind_of_their_key() {
     let loaded = Files::new()
