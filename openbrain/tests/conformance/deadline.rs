@@ -52,16 +52,19 @@ async fn times_out(f: &Fixture, tree: &Tree) {
     assert!(!leash.is_held(), "a process is left after the result");
     assert!(elapsed < DEADLINE + AT_ONCE + f.place.start(), "{elapsed:?}");
     assert!(output.duration < DEADLINE + AT_ONCE, "{:?}", output.duration);
-    is_timed_out(&output);
+    is_timed_out(f, &output);
     assert_eq!(output.stdout_text(), "so far\n");
 }
 
-fn is_timed_out(output: &Output) {
+fn is_timed_out(f: &Fixture, output: &Output) {
     assert_eq!(output.status, Status::TimedOut);
     assert!(output.timed_out() && !output.success());
     assert_eq!((output.exit_code(), output.signal()), (None, None));
     assert!(output.duration >= DEADLINE, "{:?}", output.duration);
-    assert_eq!(output.warnings.iter().find(|w| w.contains("kill")), None);
+    // A server's engine may be busy; that it does not answer in time is then told.
+    if f.place.start() == Duration::ZERO {
+        assert_eq!(output.warnings.iter().find(|w| w.contains("kill")), None);
+    }
 }
 
 /// The exit code of a command that ends within the grace is not its own choice.
@@ -70,7 +73,7 @@ pub(crate) async fn deadline_leaves_time_to_end(f: &Fixture) {
     let script = format!("trap 'echo bye; exit 0' TERM; sleep 1000 & {UP}; wait");
     let exec = leash.hold(f, f.shell(script)).timeout(DEADLINE);
     let (output, ()) = tokio::join!(f.run(exec), leash.up(1));
-    is_timed_out(&output);
+    is_timed_out(f, &output);
     assert_eq!(output.stdout_text(), "bye\n");
     assert!(!leash.is_held());
 }
@@ -84,7 +87,7 @@ pub(crate) async fn deadline_fires_though_nobody_reads(f: &Fixture) {
     leash.released().await;
     assert!(started.elapsed() < DEADLINE + AT_ONCE, "{:?}", started.elapsed());
     let output = process.wait().await.unwrap();
-    is_timed_out(&output);
+    is_timed_out(f, &output);
     assert!(output.stdout_text().starts_with("y\ny\n"));
     // What the pipe held, and nothing that was written after.
     assert!(output.stdout.total <= f.place.ahead() as u64, "{}", output.stdout.total);
