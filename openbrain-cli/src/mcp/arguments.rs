@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use openbrain::Exec;
+use openbrain::{Exec, nearest};
 use rmcp::model::JsonObject;
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -187,10 +187,8 @@ fn names(schema: &JsonObject) -> BTreeSet<&str> {
 }
 
 fn unknown_argument(name: &str, known: &BTreeSet<&str>) -> Failure {
-    let scores = known.iter().map(|known| (strsim::jaro_winkler(name, known), known));
-    let nearest = scores.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0));
-    let remedy = match nearest {
-        Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+    let remedy = match nearest(name, known.iter().copied()) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("there are {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
     };
     Failure::invalid(format!("there is no argument `{name}`")).with_remedy(remedy)

@@ -12,7 +12,7 @@ use rmcp::{
 use tokio::time::{Instant, interval_at};
 
 use super::{http::Hangup, session::Session};
-use crate::service::Kept;
+use crate::{rest::guard::Identity, service::Kept};
 
 /// How often a client that wants to know is told that a command goes on.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -35,12 +35,18 @@ impl Call {
         Self { context, session, resumed }
     }
 
-    /// Who calls: the name that the client's program gives itself.
+    /// Who calls: whom the guard of the HTTP server has seen, and the name that the client's program
+    /// gives itself.
     pub(super) fn caller(&self) -> Caller {
+        let seen = self.parts().and_then(|parts| parts.extensions.get());
+        let seen = seen.map(|Identity(name)| name.as_str());
+        let client = self.context.client_info().map(|client| printable(&client.name));
         let caller = Caller::new(Surface::Mcp);
-        match self.context.client_info() {
-            Some(client) => caller.named(printable(&client.name)),
-            None => caller,
+        match (seen, client) {
+            (Some(seen), Some(client)) => caller.named(format!("{seen} {client}")),
+            (Some(seen), None) => caller.named(seen),
+            (None, Some(client)) => caller.named(client),
+            (None, None) => caller,
         }
     }
 

@@ -4,6 +4,9 @@ use openbrain::ErrorKind;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// The longest message or remedy: either may quote what the caller sent.
+const LONGEST: usize = 2000;
+
 /// Why openbrain could not or would not do what a tool was called for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Failure {
@@ -40,6 +43,17 @@ impl Failure {
 
     pub(super) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// The same failure, short enough to be told.
+    pub(super) fn short(mut self) -> Self {
+        for text in [&mut self.message].into_iter().chain(&mut self.remedy) {
+            if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 //! The streamable HTTP transport, for `/mcp` of `openbrain serve`.
 //!
 //! Who may call at all is decided before a request arrives here. rmcp looks at `Host` and `Origin` a
-//! second time, by the same settings.
+//! second time, by the same settings but with fewer of the names of this machine.
 
 use std::{
     convert::Infallible,
@@ -12,33 +12,44 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use openbrain::settings::{Listen, ServerSettings};
-use rmcp::transport::{
-    StreamableHttpServerConfig, StreamableHttpService,
-    streamable_http_server::session::local::LocalSessionManager,
+use rmcp::{
+    model::ProtocolVersion,
+    transport::{
+        StreamableHttpServerConfig, StreamableHttpService,
+        streamable_http_server::session::local::LocalSessionManager,
+    },
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::server::{Core, Server};
-use crate::service::Service;
+use crate::{
+    rest::{
+        body::Reader,
+        problem::{Code, Problem},
+    },
+    service::Service,
+};
 
 /// Sessions at once, of clients of revisions before 2026-07-28.
 const MOST_SESSIONS: usize = 1000;
 
 const SESSION_ID: &str = "mcp-session-id";
 const LAST_EVENT_ID: &str = "last-event-id";
+const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 
 /// The MCP server as a service of HTTP.
 #[derive(Clone)]
 pub(crate) struct Mcp {
     inner: StreamableHttpService<Server, LocalSessionManager>,
     sessions: Arc<LocalSessionManager>,
+    bodies: Arc<Reader>,
     core: Arc<Core>,
 }
 
@@ -52,12 +63,16 @@ struct Watched {
     guard: Option<DropGuard>,
 }
 
-/// The MCP server for the commands of a service, which listens there.
+/// The MCP server for the commands of a service, which listens there. `end` ends its streams.
 ///
 /// # Errors
 ///
 /// When the system has no random bytes.
-pub(crate) async fn service(service: &Arc<Service>, listening: &Listen) -> io::Result<Mcp> {
+pub(crate) async fn service(
+    service: &Arc<Service>,
+    listening: &Listen,
+    end: CancellationToken,
+) -> io::Result<Mcp> {
     let core = Core::new(Arc::clone(service)).await?;
     let settings = &service.settings().server;
     let mut sessions = LocalSessionManager::default();
@@ -68,9 +83,10 @@ pub(crate) async fn service(service: &Arc<Service>, listening: &Listen) -> io::R
     let inner = StreamableHttpService::new(
         move || Ok(Server::new(Arc::clone(&made))),
         Arc::clone(&sessions),
-        config(settings, listening).with_cancellation_token(service.closing()),
+        config(settings, listening).with_cancellation_token(end),
     );
-    Ok(Mcp { inner, sessions, core })
+    let bodies = Arc::new(Reader::new(settings.max_body));
+    Ok(Mcp { inner, sessions, bodies, core })
 }
 
 fn config(settings: &ServerSettings, listening: &Listen) -> StreamableHttpServerConfig {
@@ -115,14 +131,19 @@ fn with_port(origin: &str) -> String {
 }
 
 impl Mcp {
-    async fn answer(mut self, mut request: Request<Body>) -> Response<Body> {
-        let session = text(request.headers(), SESSION_ID).map(str::to_owned);
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        self.try_answer(request).await.unwrap_or_else(IntoResponse::into_response)
+    }
+
+    async fn try_answer(mut self, request: Request<Body>) -> Result<Response<Body>, Problem> {
+        let (parts, body) = request.into_parts();
+        let session = text(&parts.headers, SESSION_ID).map(str::to_owned);
+        self.check_room(&parts, session.is_none()).await?;
+        // rmcp waits for bodies without a bound in time, and holds any number of long ones.
+        let read = self.bodies.read(&parts.headers, body).await?;
+        let mut request = Request::from_parts(parts, Body::from(read.bytes.clone()));
         let resumes = request.headers().contains_key(LAST_EVENT_ID);
         let method = request.method().clone();
-        let begins = method == Method::POST && session.is_none();
-        if begins && self.sessions.sessions.read().await.len() >= MOST_SESSIONS {
-            return too_many();
-        }
         if let (&Method::GET, Some(id), true) = (&method, &session, resumes) {
             self.core.sessions().resume(id);
         }
@@ -130,6 +151,7 @@ impl Mcp {
         let hangup = CancellationToken::new();
         request.extensions_mut().insert(Hangup(hangup.clone()));
         let mut response = self.inner.handle(request).await;
+        drop(read);
         let deleted = method == Method::DELETE && response.status().is_success();
         if let (Some(id), true) = (&session, deleted) {
             self.core.sessions().end(id);
@@ -137,7 +159,20 @@ impl Mcp {
             *response.status_mut() = StatusCode::OK;
         }
         let guard = (method == Method::POST).then(|| hangup.drop_guard());
-        response.map(|body| Body::new(Watched { body, guard }))
+        Ok(response.map(|body| Body::new(Watched { body, guard })))
+    }
+
+    /// Refuses to begin one session too many. Revisions that have none name themselves in a header.
+    async fn check_room(&self, request: &Parts, is_without: bool) -> Result<(), Problem> {
+        let version = text(&request.headers, PROTOCOL_VERSION).unwrap_or_default();
+        let begins = request.method == Method::POST
+            && is_without
+            && version < ProtocolVersion::V_2026_07_28.as_str();
+        if begins && self.sessions.sessions.read().await.len() >= MOST_SESSIONS {
+            return Err(Problem::new(Code::Busy, "there are too many sessions")
+                .remedy("end one by DELETE; those that are idle end by themselves"));
+        }
+        Ok(())
     }
 
     /// A server that listens on every address is called by any of them. A web page that is led here
@@ -156,12 +191,6 @@ impl Mcp {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-fn too_many() -> Response<Body> {
-    let mut response = Response::new(Body::from("there are too many sessions; try again later"));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response
 }
 
 impl tower::Service<Request<Body>> for Mcp {

@@ -332,6 +332,7 @@ impl Standing<'_> {
 impl Answer {
     /// The answer of a call that was not done.
     pub(super) fn failed(failure: Failure) -> Self {
+        let failure = failure.short();
         let text = failure.text();
         let report = Report { error: Some(failure), ..Report::default() };
         Self { text, report, is_error: true }

@@ -286,9 +286,13 @@ impl SandboxAnswer {
     /// The result of a call that was done, or was not.
     pub(super) fn result(answer: Result<Self, Failure>) -> CallToolResult {
         let is_error = answer.is_err();
-        let Self { text, report } = answer.unwrap_or_else(|failure| Self {
-            text: failure.text(),
-            report: SandboxReport { error: Some(failure), ..SandboxReport::default() },
+        let Self { text, report } = answer.unwrap_or_else(|failure| {
+            let failure = failure.short();
+            let text = failure.text();
+            Self {
+                text,
+                report: SandboxReport { error: Some(failure), ..SandboxReport::default() },
+            }
         });
         let mut result = CallToolResult::success(vec![ContentBlock::text(text.trim_end())]);
         result.structured_content = serde_json::to_value(report).ok();

@@ -101,6 +101,13 @@ impl Session {
     }
 }
 
+/// A session that nobody has any more, because its client was silent for too long.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Sessions {
     /// From now on the session is found by this id.
     pub(super) fn remember(&self, id: &str, session: &Arc<Session>) {

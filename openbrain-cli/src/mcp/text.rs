@@ -166,13 +166,19 @@ fn escape(chars: &mut Chars<'_>) -> Escape {
     Escape::Other
 }
 
+/// How many characters a text takes up in an answer. There, a control character without a short form
+/// is written as six (RFC 8259, section 7).
 fn characters(text: &str) -> usize {
-    text.chars().count()
+    text.chars().map(width).sum()
+}
+
+fn width(c: char) -> usize {
+    if c < ' ' && !matches!(c, '\n' | '\t' | '\r' | '\x08' | '\x0c') { 6 } else { 1 }
 }
 
 /// The first characters, at most so many; whole lines when there are any.
 fn first(text: &str, most: usize) -> &str {
-    let end = text.char_indices().nth(most).map_or(text.len(), |(at, _)| at);
+    let end = boundary(text.char_indices(), most).unwrap_or(text.len());
     match text[..end].rfind('\n') {
         Some(newline) if newline >= end / 2 && end < text.len() => &text[..=newline],
         _ => &text[..end],
@@ -181,14 +187,24 @@ fn first(text: &str, most: usize) -> &str {
 
 /// The last characters, at most so many; whole lines when there are any.
 fn last(text: &str, most: usize) -> &str {
-    let skipped = characters(text).saturating_sub(most);
-    let start = text.char_indices().nth(skipped).map_or(text.len(), |(at, _)| at);
+    // The last ones begin where the character ends that is one too many.
+    let too_many = boundary(text.char_indices().rev(), most);
+    let start = too_many.map_or(0, |at| at + text[at..].chars().next().map_or(0, char::len_utf8));
     match text[start..].find('\n') {
         Some(newline) if newline < (text.len() - start) / 2 && start > 0 => {
             &text[start + newline + 1..]
         }
         _ => &text[start..],
     }
+}
+
+/// Where the first of some characters is that has no room in `most`.
+fn boundary(mut chars: impl Iterator<Item = (usize, char)>, most: usize) -> Option<usize> {
+    let mut used = 0;
+    chars.find_map(|(at, c)| {
+        used += width(c);
+        (used > most).then_some(at)
+    })
 }
 
 /// The bytes without an incomplete character at the end.
@@ -269,6 +285,14 @@ mod tests {
     fn a_long_line_is_cut_inside() {
         let Excerpt { text, cut } = whole(&"x".repeat(1000)).excerpt(100, lossy);
         assert!(cut && text.starts_with(&"x".repeat(40)) && text.ends_with(&"x".repeat(60)));
+    }
+
+    #[test]
+    fn what_json_writes_longer_is_longer() {
+        let noise = "\0\u{1b}\u{1f}".repeat(10_000);
+        let Excerpt { text, cut } = whole(&noise).excerpt(600, lossy);
+        let json = serde_json::to_string(&text).unwrap();
+        assert!(cut && (500..700).contains(&json.len()), "{}", json.len());
     }
 
     #[test]

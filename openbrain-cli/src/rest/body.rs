@@ -25,26 +25,26 @@ const WAIT: Duration = Duration::from_secs(10);
 
 /// Reads bodies.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     most: u64,
     long_ones: Arc<Semaphore>,
 }
 
 /// A body, and its place among the long ones, to be kept as long as its content is in memory.
 #[derive(Debug)]
-pub(super) struct Read {
-    pub(super) bytes: Bytes,
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Reader {
     /// Bodies of at most so many bytes.
-    pub(super) fn new(most: u64) -> Self {
+    pub(crate) fn new(most: u64) -> Self {
         Self { most, long_ones: Arc::new(Semaphore::new(LONG_ONES)) }
     }
 
     /// Reads all of a body.
-    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Read> {
+    pub(crate) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Read> {
         check_encoding(headers)?;
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());

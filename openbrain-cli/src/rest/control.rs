@@ -16,7 +16,7 @@ use super::{
     fields,
     problem::{Code, Problem, Result},
     state::{App, Named, Query},
-    view::{ExecView, json},
+    view::standing,
 };
 use crate::service::{InputFailure, Kept};
 
@@ -153,11 +153,11 @@ fn named(name: &str) -> Result<i32> {
 
 /// Ends a command: TERM, half a second later KILL to all its processes. One that has ended stays as
 /// it is.
-pub(super) async fn delete(Named(kept): Named) -> Response {
+pub(super) async fn delete(State(app): State<App>, Named(kept): Named) -> Result<Response> {
     kept.cancel();
     let ended = timeout(END, kept.ended()).await.is_ok();
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
-    json(status, &ExecView::of(&kept))
+    standing(&app.answers, status, &kept).await
 }
 
 #[cfg(test)]

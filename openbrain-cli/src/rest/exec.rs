@@ -14,7 +14,7 @@ use super::{
     sandboxes::Within,
     state::{App, Asker},
     stream::{self, Source, Writing},
-    view::json,
+    view::json_holding,
 };
 
 /// Tells a client the name of its command before there is a result.
@@ -49,8 +49,9 @@ pub(super) async fn answer(
     let exec_id = attached.exec_id().to_owned();
     let mut response = match wanted {
         Wanted::Json => {
-            let output = attached.wait().await;
-            json(StatusCode::OK, &output.map_err(|error| Problem::from(error).of_exec(&exec_id))?)
+            let ended = attached.wait().await;
+            let (output, place) = ended.map_err(|error| Problem::from(error).of_exec(&exec_id))?;
+            json_holding(StatusCode::OK, &output, place)
         }
         Wanted::Events => stream::response(None, Source::attached(attached), Writing::Events),
         Wanted::Lines => stream::response(None, Source::attached(attached), Writing::Lines),

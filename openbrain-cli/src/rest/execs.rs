@@ -1,6 +1,6 @@
 //! `/v1/execs`: commands that go on without their request.
 
-use std::{sync::Arc, time::Duration, time::SystemTime};
+use std::time::{Duration, SystemTime};
 
 use axum::{
     extract::{Request, State},
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::{
     accept::{self, Wanted},
     exec::EXEC_ID,
-    idempotency,
+    idempotency, long,
     problem::{Problem, Result},
     sandboxes::Within,
     state::{App, Asker, Named, Query},
     stream::{self, Source, Writing},
-    view::{ExecView, List, Summary, json},
+    view::{List, Summary, json, standing},
 };
 use crate::service::{Kept, Stream};
 
@@ -93,7 +93,7 @@ pub(super) async fn answer(
     let (exec, body) = app.exec(request).await?;
     let kept = match key {
         None => app.service.keep(exec, caller, within.as_deref()).await?,
-        Some(key) => idempotency::keep(app, key, exec, caller, within).await?,
+        Some(key) => idempotency::keep(app.clone(), key, exec, caller, within).await?,
     };
     drop(body);
     let ended = timeout(wait.unwrap_or_default(), kept.ended()).await.is_ok();
@@ -101,7 +101,7 @@ pub(super) async fn answer(
         Some(_) if ended => StatusCode::OK,
         _ => StatusCode::ACCEPTED,
     };
-    let mut response = json(status, &ExecView::of(&kept));
+    let mut response = standing(&app.answers, status, &kept).await?;
     let headers = response.headers_mut();
     insert(headers, EXEC_ID, kept.exec_id());
     insert(headers, header::LOCATION, &format!("/v1/execs/{}", kept.exec_id()));
@@ -134,8 +134,8 @@ pub(super) async fn list(
 }
 
 /// Tells of one command.
-pub(super) async fn get(Named(kept): Named) -> Response {
-    json(StatusCode::OK, &ExecView::of(&kept))
+pub(super) async fn get(State(app): State<App>, Named(kept): Named) -> Result<Response> {
+    standing(&app.answers, StatusCode::OK, &kept).await
 }
 
 /// Tells what happens to a command, from the beginning or from a record on.
@@ -167,19 +167,30 @@ fn last_event(headers: &HeaderMap) -> Result<Option<u64>> {
     number.map(Some).ok_or_else(|| Problem::invalid("the `Last-Event-ID` is none of this stream"))
 }
 
-pub(super) async fn stdout(named: Named, query: Query<StreamQuery>) -> Result<Response> {
-    bytes(&named.0, Stream::Stdout, query.0)
+pub(super) async fn stdout(
+    State(app): State<App>,
+    Named(kept): Named,
+    Query(query): Query<StreamQuery>,
+) -> Result<Response> {
+    bytes(&app, &kept, Stream::Stdout, query).await
 }
 
-pub(super) async fn stderr(named: Named, query: Query<StreamQuery>) -> Result<Response> {
-    bytes(&named.0, Stream::Stderr, query.0)
+pub(super) async fn stderr(
+    State(app): State<App>,
+    Named(kept): Named,
+    Query(query): Query<StreamQuery>,
+) -> Result<Response> {
+    bytes(&app, &kept, Stream::Stderr, query).await
 }
 
 /// Gives bytes of a stream as they are. The headers say which, because the stream still grows.
-fn bytes(kept: &Arc<Kept>, stream: Stream, query: StreamQuery) -> Result<Response> {
+async fn bytes(app: &App, kept: &Kept, stream: Stream, query: StreamQuery) -> Result<Response> {
     let limit = within("limit", query.limit, PIECE, LONGEST_PIECE)?;
-    let slice = kept.read(stream, query.offset.unwrap_or_default(), limit);
-    let mut response = Response::new(axum::body::Body::from(slice.bytes));
+    let (offset, so_far) = (query.offset.unwrap_or_default(), kept.progress());
+    let total = if stream == Stream::Stdout { so_far.stdout } else { so_far.stderr };
+    let place = app.answers.place(total.saturating_sub(offset).min(limit as u64)).await?;
+    let slice = kept.read(stream, offset, limit);
+    let mut response = Response::new(long::body(slice.bytes, place));
     let headers = response.headers_mut();
     insert(headers, header::CONTENT_TYPE, "application/octet-stream");
     insert(headers, OFFSET, &slice.offset.to_string());

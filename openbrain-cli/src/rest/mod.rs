@@ -5,7 +5,7 @@
 //! that gives failures their HTTP status.
 
 mod accept;
-mod body;
+pub(crate) mod body;
 mod control;
 mod exec;
 mod execs;
@@ -14,9 +14,10 @@ mod files;
 pub(crate) mod guard;
 mod host;
 mod idempotency;
+mod long;
 mod openapi;
 mod page;
-mod problem;
+pub(crate) mod problem;
 mod ready;
 mod routes;
 mod sandbox_routes;

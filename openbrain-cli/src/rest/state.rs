@@ -11,6 +11,7 @@ use super::{
     fields,
     guard::Identity,
     idempotency::Keys,
+    long::Room,
     problem::{Code, Problem, Result},
     ready::Probe,
 };
@@ -23,6 +24,7 @@ pub(super) struct App(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) service: Arc<Service>,
     pub(super) bodies: Reader,
+    pub(super) answers: Room,
     pub(super) keys: Keys,
     pub(super) probe: Probe,
 }
@@ -31,7 +33,13 @@ impl App {
     pub(super) fn new(service: Arc<Service>) -> Self {
         let bodies = Reader::new(service.settings().server.max_body);
         let probe = Probe::new(service.settings());
-        Self(Arc::new(Inner { service, bodies, keys: Keys::default(), probe }))
+        Self(Arc::new(Inner {
+            service,
+            bodies,
+            answers: Room::default(),
+            keys: Keys::default(),
+            probe,
+        }))
     }
 
     /// Reads the request for a command, and keeps its place among the bodies.
@@ -43,7 +51,7 @@ impl App {
 
     /// The command of this name, when it is this caller's.
     pub(super) fn find(&self, exec_id: &str, caller: &Caller) -> Result<Arc<Kept>> {
-        let own = self.service.find(exec_id).filter(|kept| kept.caller().name == caller.name);
+        let own = self.service.find(exec_id).filter(|kept| kept.caller() == caller);
         own.ok_or_else(|| {
             let detail = "there is no such command, or it is no longer remembered";
             Problem::new(Code::NotFound, detail)
@@ -100,7 +108,7 @@ impl FromRequestParts<App> for NamedSandbox {
         // A name that cannot be read is the name of no sandbox.
         let path = Path::<String>::from_request_parts(parts, app).await;
         let found = app.service.find_sandbox(path.as_deref().map_or("", String::as_str));
-        let own = found.filter(|open| open.caller().name == caller.name);
+        let own = found.filter(|open| *open.caller() == caller);
         own.map(Self).ok_or_else(|| {
             Problem::new(Code::NotFound, "there is no such sandbox, or it has ended")
                 .remedy("create another one, with a longer `timeout`, or renew it in time")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{body::Body, response::Response};
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use openbrain::{BackendName, Command, Isolation, Output};
 use schemars::JsonSchema;
@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::{
     accept::JSON,
-    problem::{Form, Problem},
+    long::{self, Room},
+    problem::{self, Form, Problem},
 };
 use crate::{moment::rfc3339, service::Kept};
 
@@ -95,6 +96,17 @@ fn unshare(outcome: Arc<openbrain::Result<Output>>) -> Result<Output, Problem> {
     }
 }
 
+/// How a command stands, as the answer: it may have a long result.
+pub(super) async fn standing(
+    room: &Room,
+    status: StatusCode,
+    kept: &Kept,
+) -> problem::Result<Response> {
+    let progress = kept.progress();
+    let place = room.place(progress.stdout + progress.stderr).await?;
+    Ok(json_holding(status, &ExecView::of(kept), place))
+}
+
 impl Summary {
     pub(super) fn of(kept: &Kept) -> Self {
         let progress = kept.progress();
@@ -131,9 +143,18 @@ fn shown(command: &Command) -> String {
 
 /// A value as the answer.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    json_holding(status, value, ())
+}
+
+/// A value as the answer, which holds something until it is sent.
+pub(super) fn json_holding<T: Send + Unpin + 'static>(
+    status: StatusCode,
+    value: &impl Serialize,
+    held: T,
+) -> Response {
     // Texts, numbers and maps with texts for keys, which JSON can always write.
-    let body = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = Response::new(Body::from(body));
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(long::body(bytes, held));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response

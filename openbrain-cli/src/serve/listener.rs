@@ -33,14 +33,25 @@ const OWED: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Bound {
     Tcp(StdTcpListener, SocketAddr),
-    Unix(StdUnixListener, PathBuf),
+    Unix(StdUnixListener, SocketFile),
 }
 
 /// A socket that listens.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix { listener: UnixListener, _file: SocketFile },
+}
+
+/// The file of a socket, removed with it: a server that listens there afterwards has a file of its own.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// A connection.
@@ -77,7 +88,7 @@ impl Bound {
     pub(super) fn url(&self) -> String {
         match self {
             Self::Tcp(_, address) => format!("http://{address}"),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, SocketFile(path)) => format!("unix:{}", path.display()),
         }
     }
 
@@ -89,19 +100,13 @@ impl Bound {
         }
     }
 
-    /// The file to remove at the end, if there is one.
-    pub(super) fn file(&self) -> Option<PathBuf> {
-        match self {
-            Self::Tcp(..) => None,
-            Self::Unix(_, path) => Some(path.clone()),
-        }
-    }
-
     /// The same socket on the runtime of this thread.
     pub(super) fn listen(self) -> io::Result<Listener> {
         Ok(match self {
             Self::Tcp(listener, _) => Listener::Tcp(TcpListener::from_std(listener)?),
-            Self::Unix(listener, _) => Listener::Unix(UnixListener::from_std(listener)?),
+            Self::Unix(listener, _file) => {
+                Listener::Unix { listener: UnixListener::from_std(listener)?, _file }
+            }
         })
     }
 }
@@ -124,9 +129,9 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     let before = umask(Mode::from_raw_mode(0o177));
     let listener = StdUnixListener::bind(path);
     umask(before);
-    let listener = listener?;
+    let (listener, file) = (listener?, SocketFile(path.to_owned()));
     listener.set_nonblocking(true)?;
-    Ok(Bound::Unix(listener, path.to_owned()))
+    Ok(Bound::Unix(listener, file))
 }
 
 impl Listener {
@@ -145,7 +150,7 @@ impl Listener {
                 sockopt::set_tcp_user_timeout(&stream, OWED.as_millis() as u32)?;
                 Ok((Connection::Tcp(stream), peer))
             }
-            Self::Unix(listener) => {
+            Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::Uid(peer.uid()));
                 Ok((Connection::Unix(stream), peer))

@@ -52,7 +52,11 @@ impl Log {
         // What libraries tell is of interest only when it is a problem, or when somebody looks for
         // one.
         let others = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
-        let filter = Targets::new().with_target("openbrain", level).with_default(others);
+        let filter = Targets::new()
+            .with_target("openbrain", level)
+            // At more than that it tells whole requests and answers: commands, variables, output.
+            .with_target("rmcp", others.min(LevelFilter::INFO))
+            .with_default(others);
         let lines = fmt::layer().with_writer(io::stderr);
         let lines = match args.log_format {
             LogFormat::Text => lines.with_ansi(false).with_target(false).boxed(),

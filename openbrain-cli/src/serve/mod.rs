@@ -9,7 +9,7 @@ mod otlp;
 mod peer;
 mod request;
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
 use openbrain::{Settings, protect_port, settings::Listen};
@@ -19,7 +19,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::listener::{Bound, Listener};
@@ -39,14 +39,19 @@ use crate::{
     signals::Signals,
 };
 
-/// Most connections at once; more wait in the kernel's queue.
+/// Most connections at once; more wait in the kernel's queue. Each takes two descriptors, and at most
+/// half of those that there may be are for connections: the other half is for commands.
 const MOST_CONNECTIONS: usize = 4096;
+const FILES_OF_EACH: u64 = 4;
 
 /// Descriptors that a process of ours may need: connections, and a few for each command.
 const MOST_FILES: u64 = 16_384;
 
 /// How long we wait when the kernel has nothing left for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How long the answers of the last commands have to be on their way.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long open connections have to end once there is nothing left to tell them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -58,17 +63,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
     let bound = Bound::at(&settings.server.listen)?;
     let log = Log::start(&args.log)?;
     allow_many_files();
-    let file = bound.file();
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::system("cannot start an async runtime", e))?;
     let result = runtime.block_on(serve(bound, settings));
     runtime.shutdown_timeout(LAST_WORDS);
-    if let Some(socket) = file {
-        // It may be gone already.
-        let _ = fs::remove_file(socket);
-    }
     log.finish();
     settle::wait(true);
     result.map(|()| exit::SUCCESS)
@@ -107,7 +107,8 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
     }
     let service = Service::new(settings);
     let listening = address.map_or_else(|| service.settings().server.listen.clone(), Listen::Tcp);
-    let mcp = mcp::http::service(&service, &listening).await.map_err(failed)?;
+    let streams = CancellationToken::new();
+    let mcp = mcp::http::service(&service, &listening, streams.clone()).await.map_err(failed)?;
     let router = request::traced(router(&service, mcp, &listening));
     let connections = TaskTracker::new();
     let listener = bound.listen().map_err(failed)?;
@@ -119,7 +120,10 @@ async fn serve(bound: Bound, settings: Settings) -> Result<()> {
     drop(listener);
     close(&service, &mut signals).await;
     connections.close();
-    // Who does not take the last answer in time does without.
+    // Calls of MCP are answered before the streams end on which nothing is to come any more. Who does
+    // not take the last answer in time does without.
+    let _ = timeout(LAST_ANSWERS, connections.wait()).await;
+    streams.cancel();
     let _ = timeout(LAST_WORDS, connections.wait()).await;
     Ok(())
 }
@@ -137,7 +141,7 @@ async fn accept(
     service: &Arc<Service>,
     connections: &TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(most_connections(getrlimit(Resource::Nofile).current)));
     loop {
         // Nobody closes the semaphore.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -156,6 +160,12 @@ async fn accept(
             }
         }
     }
+}
+
+/// How many connections there may be when so many files may be open.
+fn most_connections(files: Option<u64>) -> usize {
+    let room = files.map(|files| usize::try_from(files / FILES_OF_EACH).unwrap_or(usize::MAX));
+    room.unwrap_or(MOST_CONNECTIONS).clamp(1, MOST_CONNECTIONS)
 }
 
 /// Whether an error of `accept(2)` is about a connection that is gone already.
@@ -182,4 +192,19 @@ async fn close(service: &Service, signals: &mut Signals) {
         _ = signals.end() => service.kill(),
     }
     closed.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_CONNECTIONS, most_connections};
+
+    #[test]
+    fn half_of_the_files_are_left_for_commands() {
+        for (files, connections) in
+            [(Some(1024), 256), (Some(16_384), 4096), (Some(1 << 20), 4096), (Some(3), 1)]
+        {
+            assert_eq!(most_connections(files), connections);
+        }
+        assert_eq!(most_connections(None), MOST_CONNECTIONS);
+    }
 }

@@ -13,7 +13,7 @@ use openbrain::{
 use tokio::{
     io::AsyncWriteExt,
     sync::{Mutex as AsyncMutex, watch},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -31,9 +31,8 @@ const DEFAULT_KEPT: u64 = 10 << 20;
 /// The longest record: what is kept and what is dropped is a whole number of them.
 const LONGEST_RECORD: usize = 16 << 10;
 
-/// How much is shown of a text of a request, and of how many words.
+/// How many characters are shown of a command, all of its words together.
 const LONGEST_SHOWN: usize = 1000;
-const MOST_WORDS: usize = 100;
 
 /// How long input waits for a command that does not read it.
 const INPUT_PATIENCE: Duration = Duration::from_secs(30);
@@ -124,17 +123,25 @@ pub(super) fn presentable(exec: &Exec) -> Exec {
 
 /// The beginning of a command.
 fn beginning(command: &Command) -> Command {
-    let start = |text: &String| text.chars().take(LONGEST_SHOWN).collect::<String>();
+    let mut left = LONGEST_SHOWN;
+    let mut start = |text: &String| {
+        let start: String = text.chars().take(left).collect();
+        // A word costs something even when it is empty: there may be any number.
+        left = left.saturating_sub(start.chars().count() + 1);
+        start
+    };
     match command {
         Command::Shell(script) => Command::Shell(start(script)),
-        Command::Argv(words) => Command::Argv(words.iter().take(MOST_WORDS).map(start).collect()),
+        Command::Argv(words) => {
+            Command::Argv(words.iter().take(LONGEST_SHOWN / 2).map(start).collect())
+        }
         Command::Script { language, source } => {
-            Command::Script { language: language.as_ref().map(start), source: start(source) }
+            Command::Script { language: language.as_ref().map(&mut start), source: start(source) }
         }
     }
 }
 
-/// Takes what the command writes until it has ended, and forgets it some time later.
+/// Takes what the command writes until it has ended.
 pub(super) async fn drive(
     mut process: Process,
     kept: Arc<Kept>,
@@ -163,12 +170,7 @@ pub(super) async fn drive(
     }
     drop((process, active));
     kept.stdin.lock().await.take();
-    let exec_id = kept.exec_id.clone();
-    // The shelf may forget it earlier, and then its memory is to be free.
-    drop(kept);
-    shelf.ended(&exec_id);
-    sleep(shelf.keep()).await;
-    shelf.forget(&exec_id);
+    shelf.ended(kept.exec_id.clone());
 }
 
 /// The event in records that are not too long.
@@ -256,14 +258,11 @@ impl Kept {
         self.progress()
     }
 
-    /// Waits until it has ended, and tells how.
-    pub(crate) async fn ended(&self) -> Arc<openbrain::Result<Output>> {
-        loop {
-            if let Some(outcome) = self.outcome() {
-                return outcome;
-            }
-            self.changed(self.progress()).await;
-        }
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&self) {
+        let mut progress = self.progress.subscribe();
+        // The sender is here, so there is always something to wait for.
+        let _ = progress.wait_for(|now| now.ended).await;
     }
 
     /// How it ended, with the beginning and the end of its output; `None` while it runs.

@@ -73,6 +73,12 @@ pub(crate) struct Attached {
     active: Active,
 }
 
+/// The place of a command that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    _active: Active,
+}
+
 impl Service {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         let server = &settings.server;
@@ -299,12 +305,13 @@ impl Attached {
         Ok(event)
     }
 
-    /// Waits for the end, collecting the output up to the limit.
-    pub(crate) async fn wait(self) -> openbrain::Result<Output> {
+    /// Waits for the end, collecting the output up to the limit. As long as that is in memory it takes
+    /// up the place of its command.
+    pub(crate) async fn wait(self) -> openbrain::Result<(Output, Finished)> {
         let Self { process, mut active } = self;
         let output = process.wait().await?;
         active.ended(&output);
-        Ok(output)
+        Ok((output, Finished { _active: active }))
     }
 }
 

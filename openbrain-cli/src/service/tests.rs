@@ -25,7 +25,8 @@ async fn a_command_outlives_its_request_and_is_found_again() {
     let kept = service.find(&id).unwrap();
     assert!(kept.outcome().is_none());
     kept.write(b"it\n", true).await.unwrap();
-    let outcome = kept.ended().await;
+    kept.ended().await;
+    let outcome = kept.outcome().unwrap();
     let output = outcome.as_ref().as_ref().unwrap();
     assert_eq!((output.status, output.stdout_text()), (Status::Exited(3), "got it\n".into()));
     assert_eq!(kept.read(Stream::Stderr, 2, 9).bytes, b"ps\n");
@@ -73,6 +74,22 @@ async fn memory_is_for_all_together() {
     assert!(service.find(second.exec_id()).is_some());
 }
 
+/// What is on its way to a client is in memory, so it takes up a place until it is gone.
+#[tokio::test]
+async fn a_result_has_its_place_until_it_is_let_go() {
+    let service = service(|settings| {
+        settings.server.max_execs = 1;
+        settings.server.max_queue = 0;
+    });
+    let attached = service.attach(Exec::new("echo hello"), caller(), None).await.unwrap();
+    let (output, place) = attached.wait().await.unwrap();
+    assert!(output.success());
+    let second = service.attach(Exec::new("true"), caller(), None).await;
+    assert!(matches!(second, Err(Refusal::Busy { .. })), "{second:?}");
+    drop(place);
+    service.attach(Exec::new("true"), caller(), None).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_request_that_is_given_up_kills_its_command() {
     let service = service(|_| {});
@@ -101,8 +118,8 @@ async fn a_service_that_ends_waits_and_then_kills() {
     let short = service.keep(Exec::new("sleep 0.1; echo done"), caller(), None).await.unwrap();
     let long = service.keep(Exec::new("sleep 1000"), caller(), None).await.unwrap();
     service.close().await;
-    assert!(short.ended().await.as_ref().as_ref().unwrap().success());
-    let outcome = long.ended().await;
+    assert!(short.outcome().unwrap().as_ref().as_ref().unwrap().success());
+    let outcome = long.outcome().unwrap();
     assert_eq!(outcome.as_ref().as_ref().unwrap().status, Status::Cancelled);
     let late = service.attach(Exec::new("true"), caller(), None).await;
     assert!(matches!(late, Err(Refusal::Closing)));

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import httpx2
@@ -221,3 +222,116 @@ async def test_web_pages_do_not_reach_the_tools(home):
             curl += ["-H", "Accept: application/json, text/event-stream"]
             status = subprocess.run(curl + flags, capture_output=True, text=True, check=True).stdout
             assert status == "403", (headers, status)
+
+
+def posted(address, body, *headers):
+    """The status and the body of a request by curl."""
+    curl = ["curl", "-sS", "-w", "\n%{http_code}", address + "/mcp", "--data-binary", "@-"]
+    curl += ["-H", "Content-Type: application/json"]
+    curl += ["-H", "Accept: application/json, text/event-stream"]
+    curl += [flag for header in headers for flag in ("-H", header)]
+    ran = subprocess.run(curl, input=body, capture_output=True, text=True, check=True)
+    text, status = ran.stdout.rsplit("\n", 1)
+    return int(status), text
+
+
+async def test_the_token_is_asked_for(home):
+    home.settings("server:\n  token: 0123456789abcdef0123456789abcdef\n")
+    with home.serve() as (address, _):
+        body = json.dumps(INITIALIZE)
+        assert posted(address, body)[0] == 401
+        assert posted(address, body, "Authorization: Bearer no")[0] == 401
+        right = "Authorization: Bearer 0123456789abcdef0123456789abcdef"
+        assert posted(address, body, right)[0] == 200
+
+
+async def test_bodies_are_bounded_in_size_and_in_time(home):
+    home.settings("server:\n  max_body: 64KiB\n")
+    with home.serve() as (address, _):
+        status, text = posted(address, " " * 70_000)
+        assert (status, json.loads(text)["code"]) == (413, "body_too_large")
+        # One that never comes: it has ten seconds.
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            head = f"POST /mcp HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 10\r\n\r\n"
+            slow.sendall(head.encode())
+            assert b" 408 " in slow.makefile("rb").readline()
+
+
+async def test_the_log_has_no_secrets_at_any_level(home):
+    arguments = ["serve", "--listen", "127.0.0.1:0", "--log-level", "debug"]
+    with subprocess.Popen(
+        [OPENBRAIN, *arguments], cwd=home.path, env=home.env, stderr=subprocess.PIPE, text=True
+    ) as server:
+        said = iter(server.stderr.readline, "")
+        address = next(line for line in said if "listening on" in line).strip().rsplit(" ", 1)[1]
+        with Session(address) as session:
+            secrets = {"env": {"TOKEN": "hunter2"}, "stdin": "hunter3"}
+            result = session.result("exec_command", command="echo $TOKEN; cat", **secrets)
+            assert result["stdout"] == "hunter2\nhunter3"
+        server.terminate()
+        log = "".join(said)
+        assert server.wait(30) == 0
+    assert "exec_command" in log, log
+    assert "hunter" not in log, log
+
+
+async def test_a_call_that_is_under_way_is_answered_when_the_server_is_asked_to_end(home):
+    home.settings("server:\n  drain_seconds: 60\n")
+    gate = home.path / "gate"
+    os.mkfifo(gate)
+    with home.serve() as (address, server), Session(address) as session:
+        command = f"echo begun > {home.path}/begun; read x < {gate}; echo done"
+        with session.call("exec_command", command=command) as response:
+            await appears(home.path / "begun")
+            server.send_signal(signal.SIGTERM)
+            assert "1 commands have" in server.stderr.readline()
+            gate.write_text("go\n")
+            lines = [line for line in response.iter_lines() if line.startswith("data: {")]
+        answer = json.loads(lines[-1].removeprefix("data: "))
+        assert answer["result"]["structuredContent"]["stdout"] == "done\n"
+        assert server.wait(30) == 0
+
+
+async def test_a_session_that_is_silent_for_too_long_ends_with_everything_in_it(home):
+    home.settings("server:\n  keep_seconds: 1\n")
+    started = home.path / "pid"
+    command = f"setsid sleep 1000 & echo $! > {started}; wait"
+    with home.serve() as (address, _), Session(address) as session:
+        assert session.result("exec_command", command=command, background=True)["exec_id"]
+        await gone(int(await appears(started)))
+
+
+async def test_the_handle_comes_when_the_settings_say(home):
+    home.settings("server:\n  yield_seconds: 0.2\n")
+    with Pipes(home) as pipes:
+        answer = pipes.ask(pipes.call("sleep 1000"))
+        assert answer["result"]["structuredContent"]["status"] == "running"
+        pipes.end()
+
+
+async def test_what_a_caller_sends_is_not_sent_back_at_length(home):
+    with Pipes(home) as pipes:
+        for arguments in [
+            {"command": ["x" * 100_000]},
+            {"command": "true", "y" * 100_000: 1},
+            {"command": "true", "workdir": "/" + "z" * 100_000},
+        ]:
+            params = {"name": "exec_command", "arguments": arguments}
+            call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+            answer = pipes.ask(call)
+            assert answer["result"]["isError"] is True
+            assert len(json.dumps(answer)) < 12_000, len(json.dumps(answer))
+        noise = pipes.ask(pipes.call("head -c 1000000 /dev/zero"))
+        assert len(json.dumps(noise)) < 64_000, len(json.dumps(noise))
+        pipes.end()
+
+
+async def test_the_audit_log_has_who_the_guard_has_seen(home):
+    with home.serve() as (address, _), Session(address) as session:
+        session.result("exec_command", command="exit 3")
+    command = [OPENBRAIN, "audit", "--json", "--surface", "mcp"]
+    log = subprocess.run(command, env=home.env, cwd=home.path, capture_output=True, check=True)
+    start, end = (json.loads(line) for line in log.stdout.splitlines())
+    assert start["caller"] == f"uid:{os.geteuid()} test"
+    assert (start["command"], end["status"], end["exit_code"]) == ("exit 3", "exited", 3)

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     client::Streaming,
     server::{Server, Watched},
-    support::sandboxes,
+    support::{Place, sandboxes},
 };
 
 fn stream(server: &Server, body: &serde_json::Value) -> Streaming {
@@ -62,6 +62,8 @@ fn a_second_signal_is_at_once() {
 
 #[test]
 fn nothing_is_left_of_a_server_that_is_killed() {
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
     let mut server = Server::start();
     let daemon = "setsid sleep 1000 & echo $!; exec sleep 1000";
     let mut attached = stream(&server, &json!({ "command": daemon }));
@@ -81,6 +83,50 @@ fn nothing_is_left_of_a_server_that_is_killed() {
     server.signal(Signal::KILL);
     assert_eq!(server.end(), None);
     watched.iter().for_each(Watched::wait);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains("openbrain"), "{mounts}");
+    assert_eq!(mounts(), before);
+}
+
+#[test]
+fn a_server_that_was_killed_starts_again_at_its_place_and_has_lost_no_record() {
+    let place = Place::new();
+    let socket = format!("unix:{}", place.path().join("openbrain.sock").display());
+    let mut server = Server::at(&socket, "", |_| {});
+    let ask = |body: &str| {
+        let socket = socket.strip_prefix("unix:").unwrap();
+        server.curl(&["--unix-socket", socket, "http://localhost/v1/execs", "-d", body])
+    };
+    let number = format!("1000.{}", std::process::id());
+    let started = ask(&json!({ "command": format!("exec sleep {number}") }).to_string());
+    let exec_id = started.code(0).json()["exec_id"].as_str().unwrap().to_owned();
+    let watched = Watched::eventually(&["sleep", &number]);
+    server.signal(Signal::KILL);
+    server.end();
+    watched.wait();
+    // What it had begun to do is known.
+    let audit = server.place.run(&["audit", "--json"]).code(0).stdout;
+    assert!(audit.contains(&exec_id) && audit.contains(r#""surface":"rest""#), "{audit}");
+    // The file of its socket is still there, and in nobody's way.
+    let again = Server::at(&socket, "", |_| {});
+    let socket = socket.strip_prefix("unix:").unwrap();
+    let health = ["--unix-socket", socket, "http://localhost/health"];
+    assert_eq!(again.curl(&health).code(0).json()["status"], "ok");
+}
+
+#[test]
+fn a_server_that_ends_leaves_the_socket_of_the_next_one() {
+    let place = Place::new();
+    let socket = format!("unix:{}", place.path().join("openbrain.sock").display());
+    let path = socket.strip_prefix("unix:").unwrap();
+    let mut first = Server::at(&socket, "server:\n  drain_seconds: 60\n", |_| {});
+    let body = json!({ "command": "mkfifo gate; read x < gate" }).to_string();
+    let exec = ["--unix-socket", path, "http://localhost/v1/execs", "-d", &body];
+    first.curl(&exec).code(0);
+    first.signal(Signal::TERM);
+    first.says(|line| line.contains("commands have"));
+    let second = Server::at(&socket, "", |_| {});
+    // The first one is done with its command, and ends while the second one is there.
+    drop(std::fs::OpenOptions::new().write(true).open(first.place.path().join("gate")).unwrap());
+    assert_eq!(first.end(), Some(0), "{}", first.said());
+    let health = ["--unix-socket", path, "http://localhost/health"];
+    assert_eq!(second.curl(&health).code(0).json()["status"], "ok");
 }

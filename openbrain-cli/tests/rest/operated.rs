@@ -94,3 +94,52 @@ fn failures_inside_are_told_to_the_log_alone() {
     let value: Value = reply.json();
     assert!(!value.to_string().contains(server.place.path().to_str().unwrap()), "{value}");
 }
+
+#[test]
+fn requests_and_commands_have_their_names_in_the_log_and_their_text_does_not() {
+    let server = Server::at("127.0.0.1:0", "", |command| {
+        command.args(["--log-format", "json", "--log-level", "debug"]);
+    });
+    let body = json!({ "command": "echo hunter2; echo $TOKEN", "env": { "TOKEN": "hunter3" } });
+    let reply = server.ask("POST /exec", &["X-Request-Id: mine-1"], body.to_string());
+    assert_eq!(reply.header("x-request-id"), Some("mine-1"));
+    let exec_id = reply.header("openbrain-exec-id").unwrap().to_owned();
+    let answered = server.says(|line| line.contains("request answered"));
+    let ended = server.says(|line| line.contains("command ended"));
+    for line in [&answered, &ended] {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["span"]["request_id"], "mine-1", "{line}");
+    }
+    let ended: Value = serde_json::from_str(&ended).unwrap();
+    assert_eq!((&ended["exec_id"], &ended["exit_code"]), (&json!(exec_id), &json!(0)));
+    assert!(!server.said().contains("hunter"), "{}", server.said());
+    // Whoever gives none is given one.
+    let given = server.get("/health").header("x-request-id").unwrap().to_owned();
+    assert_eq!(given.len(), 32, "{given}");
+}
+
+#[test]
+fn every_command_is_in_the_audit_log_with_its_caller_and_its_end() {
+    let server = Server::start();
+    let result = server.exec(json!({ "command": "exit 3" }));
+    let refused = json!({ "command": "true", "sandbox": true, "mounts": ["/etc"] });
+    server.post("/exec", refused.to_string()).problem(403, "policy_denied");
+    let audit = server.place.run(&["audit", "--json"]).code(0).stdout;
+    let records: Vec<Value> =
+        audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let uid = rustix::process::geteuid().as_raw();
+    for (kind, record) in ["start", "end"].into_iter().zip(&records) {
+        assert_eq!((&record["type"], &record["exec_id"]), (&json!(kind), &result["exec_id"]));
+    }
+    let (start, end) = (&records[0], &records[1]);
+    assert_eq!(
+        (&start["surface"], &start["caller"]),
+        (&json!("rest"), &json!(format!("uid:{uid}")))
+    );
+    assert_eq!((&start["command"], &start["backend"]), (&json!("exit 3"), &json!("direct")));
+    assert_eq!((&end["status"], &end["exit_code"]), (&json!("exited"), &json!(3)));
+    assert!(
+        records[2..].iter().any(|record| record.to_string().contains("policy_denied")),
+        "{audit}"
+    );
+}

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +30,7 @@ pub(crate) struct Server {
     pub(crate) place: Place,
     pub(crate) address: String,
     child: Child,
-    said: Arc<Mutex<String>>,
+    said: Arc<(Mutex<String>, Condvar)>,
 }
 
 /// A process that a test waits for.
@@ -57,11 +57,11 @@ impl Server {
         change(&mut command);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let said = Arc::new(Mutex::new(String::new()));
+        let said = Arc::<(Mutex<String>, Condvar)>::default();
         let address = loop {
             let mut line = String::new();
             assert!(lines.read_line(&mut line).unwrap() > 0, "the server ended: {said:?}");
-            said.lock().unwrap().push_str(&line);
+            said.0.lock().unwrap().push_str(&line);
             if let Some((_, address)) = line.split_once("listening on ") {
                 break address.trim().to_owned();
             }
@@ -69,7 +69,8 @@ impl Server {
         let log = Arc::clone(&said);
         thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                writeln!(log.lock().unwrap(), "{line}").unwrap();
+                writeln!(log.0.lock().unwrap(), "{line}").unwrap();
+                log.1.notify_all();
             }
         });
         Self { place, address, child, said }
@@ -128,7 +129,17 @@ impl Server {
 
     /// What the server has said so far.
     pub(crate) fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+        self.said.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the server has said something that fits, and gives the line.
+    #[track_caller]
+    pub(crate) fn says(&self, fits: impl Fn(&str) -> bool) -> String {
+        let (said, news) = &*self.said;
+        let find = |said: &String| said.lines().find(|line| fits(line)).map(str::to_owned);
+        let wait = |said: &mut String| find(said).is_none();
+        let (said, _) = news.wait_timeout_while(said.lock().unwrap(), PATIENCE, wait).unwrap();
+        find(&said).unwrap_or_else(|| panic!("it did not say so: {said}"))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -197,6 +208,7 @@ impl Watched {
             }
             // A shell that is about to become the program tells nobody.
             assert!(Instant::now() < deadline, "no process {arguments:?}");
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
