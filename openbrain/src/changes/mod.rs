@@ -206,12 +206,32 @@ impl Changes {
     ///
     /// # Errors
     ///
-    /// `invalid_request` when the report is truncated, or was not made by this process; `file_failed`
-    /// when the contents cannot be copied, or have changed since the report.
+    /// `invalid_request` when the report is truncated, was not made by this process or was
+    /// [released](Self::release); `file_failed` when the contents cannot be copied, or have changed since the report.
     pub fn save(&mut self, directory: &Path) -> Result<Option<SavedChanges>> {
         let saved = saved::save(self, directory)?;
         self.id = saved.as_ref().map(|saved| saved.id().to_owned());
         Ok(saved)
+    }
+
+    /// Lets go of the new contents: the report stays, and cannot be [saved](Self::save) any more.
+    ///
+    /// A report holds everything that the sandbox has written, in memory and in open files. Whoever
+    /// remembers a result for long lets go of that.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// use openbrain::{Exec, Mount, MountMode};
+    ///
+    /// let mount = Mount::new("/path/to/project", "/workspace", MountMode::Overlay);
+    /// let exec = Exec::new("make install").sandbox().mount_at(mount).changes();
+    /// let mut output = exec.run().await?;
+    /// output.changes.iter_mut().for_each(|changes| changes.release());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn release(&mut self) {
+        self.written = None;
     }
 }
 
@@ -233,5 +253,27 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Changes, Layers};
+
+    #[test]
+    fn a_released_report_holds_nothing() {
+        let layers = Arc::new(Layers::new((0, 0), Vec::new()));
+        let mut changes = Changes::of(&layers);
+        let copy = changes.clone();
+        drop(copy);
+        let held = Arc::downgrade(&layers);
+        drop(layers);
+        assert!(held.upgrade().is_some());
+        changes.release();
+        assert!(held.upgrade().is_none());
+        let error = changes.save("/nowhere".as_ref()).unwrap_err();
+        assert_eq!(error.code(), "invalid_request", "{error}");
     }
 }

@@ -95,8 +95,9 @@ pub(super) struct Anchor {
 /// Saves what can be applied; `None` when that is nothing.
 pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedChanges>> {
     let Some(written) = &changes.written else {
-        return Err(Error::invalid("these changes were not made by a sandbox of this process")
-            .with_remedy("save them where the sandbox is"));
+        return Err(Error::invalid("the new contents of these changes are not here").with_remedy(
+            "save them in the process that has the sandbox, before they are released",
+        ));
     };
     if changes.truncated {
         return Err(Error::invalid("a truncated list of changes cannot be saved")

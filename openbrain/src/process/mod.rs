@@ -227,8 +227,13 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// When the backend lost the command: its end can no longer be learnt.
+    /// When the backend lost the command: its end can no longer be learnt. `invalid_request` when its
+    /// end was told already, by [`Event::Ended`] or by an error.
     pub async fn wait(mut self) -> Result<Output> {
+        if self.is_over() {
+            return Err(Error::invalid("the end of the command was told already")
+                .with_remedy("take the result from `Event::Ended`"));
+        }
         self.stdin = None;
         let mut captures = [Capture::new(self.output_limit), Capture::new(self.output_limit)];
         while let Step::Read(stream, n) = self.step().await? {

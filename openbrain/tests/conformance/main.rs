@@ -101,6 +101,7 @@ macro_rules! cases_of_every_place {
                 bytes_are_exact,
                 nothing_is_added_to_the_last_line,
                 a_split_character_is_one_record,
+                the_end_is_told_once,
                 events_come_while_the_command_runs,
                 a_stream_of_any_length_takes_little_memory,
                 beyond_the_limit_both_ends_are_kept,

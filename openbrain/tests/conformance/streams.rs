@@ -52,6 +52,14 @@ pub(crate) async fn a_split_character_is_one_record(f: &Fixture) {
     assert!(matches!(&records[..], [record] if matches!(record.kind, RecordKind::Ended { .. })));
 }
 
+pub(crate) async fn the_end_is_told_once(f: &Fixture) {
+    let mut process = f.spawn(f.shell("exit 3")).await;
+    let end = process.next_event().await.unwrap();
+    assert!(matches!(&end, Some(Event::Ended(output)) if output.exit_code() == Some(3)), "{end:?}");
+    assert!(process.next_event().await.unwrap().is_none());
+    assert_eq!(process.wait().await.unwrap_err().kind(), ErrorKind::InvalidRequest);
+}
+
 pub(crate) async fn events_come_while_the_command_runs(f: &Fixture) {
     let script = "echo out; read go; echo err >&2; read go; exit 3";
     let mut process = f.spawn(f.shell(script).stdin(openbrain::Stdin::Pipe)).await;

@@ -7,7 +7,8 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, SystemTime},
 };
@@ -158,8 +159,11 @@ impl Drop for Lease {
 /// Waits a bounded time until every sandbox that nobody holds any more is deleted, and says whether
 /// they are.
 pub(crate) fn settle(time: Duration) -> bool {
-    let Some(Ok(keeper)) = KEEPER.get() else { return true };
-    let (count, changed) = &*keeper.awaited;
+    let Some(awaited) = keeper().as_ref().and_then(Keeper::own).map(|own| Arc::clone(&own.awaited))
+    else {
+        return true;
+    };
+    let (count, changed) = &*awaited;
     let count = count.lock().unwrap_or_else(PoisonError::into_inner);
     let waited = changed.wait_timeout_while(count, time, |count| *count > 0);
     !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
@@ -253,9 +257,11 @@ async fn hold(
 }
 
 /// The thread, once it has started.
-static KEEPER: OnceLock<Result<Keeper, String>> = OnceLock::new();
+static KEEPER: Mutex<Option<Keeper>> = Mutex::new(None);
 
 struct Keeper {
+    /// The process that it runs in: a forked child has no threads but the one that forked.
+    process: u32,
     /// Not bounded, because dropping a lease must not wait: there is at most one entry for each.
     work: mpsc::UnboundedSender<(Work, BoxFuture<'static, Result<()>>)>,
     awaited: Arc<(Mutex<usize>, Condvar)>,
@@ -269,26 +275,39 @@ enum Work {
 }
 
 fn spawn(kind: Work, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-    let keeper = KEEPER.get_or_init(Keeper::start).as_ref().map_err(|error| {
-        Error::unavailable("cannot start the thread that deletes sandboxes")
-            .with_source(std::io::Error::other(error.clone()))
-    })?;
+    let mut keeper = keeper();
+    if keeper.as_ref().and_then(Keeper::own).is_none() {
+        let started = Keeper::start().map_err(|error| {
+            Error::unavailable("cannot start the thread that deletes sandboxes").with_source(error)
+        })?;
+        // What the parent's thread was given is not for this process to drop: sandboxes are the
+        // parent's.
+        std::mem::forget(keeper.replace(started));
+    }
+    let keeper = keeper.as_ref().ok_or_else(gone)?;
     if kind == Work::Awaited {
         *keeper.awaited.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
     keeper.work.send((kind, Box::pin(work))).map_err(|_| gone())
 }
 
+fn keeper() -> MutexGuard<'static, Option<Keeper>> {
+    KEEPER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Keeper {
-    fn start() -> Result<Self, String> {
+    /// The same, unless it is that of the process which this one was forked from.
+    fn own(&self) -> Option<&Self> {
+        (self.process == std::process::id()).then_some(self)
+    }
+
+    fn start() -> io::Result<Self> {
         let (work, mut arriving) = mpsc::unbounded_channel();
         let awaited = Arc::new((Mutex::new(0), Condvar::new()));
-        let keeper = Self { work, awaited: Arc::clone(&awaited) };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| error.to_string())?;
+        let process = std::process::id();
+        let keeper = Self { process, work, awaited: Arc::clone(&awaited) };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let serve = async move {
             while let Some((kind, work)) = arriving.recv().await {
                 let done = Done((kind == Work::Awaited).then(|| Arc::clone(&awaited)));
@@ -300,8 +319,7 @@ impl Keeper {
         };
         thread::Builder::new()
             .name("openbrain-keeper".into())
-            .spawn(move || runtime.block_on(serve))
-            .map_err(|error| error.to_string())?;
+            .spawn(move || runtime.block_on(serve))?;
         Ok(keeper)
     }
 }
@@ -321,4 +339,25 @@ impl Drop for Done {
 fn gone() -> Error {
     Error::unavailable("the thread that makes and deletes sandboxes has ended")
         .with_remedy("report this with the output of `openbrain doctor --json`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in a forked child.
+    #[tokio::test]
+    async fn the_thread_of_another_process_is_not_waited_for() {
+        let (work, _arriving) = mpsc::unbounded_channel();
+        let awaited = Arc::new((Mutex::new(1), Condvar::new()));
+        std::mem::forget(keeper().replace(Keeper { process: 0, work, awaited }));
+        assert!(settle(Duration::ZERO));
+        let (answer, done) = oneshot::channel();
+        let work = async move {
+            let _ = answer.send(());
+            Ok(())
+        };
+        spawn(Work::Awaited, work).unwrap();
+        done.await.unwrap();
+    }
 }
