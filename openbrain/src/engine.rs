@@ -280,21 +280,17 @@ impl Engine {
 }
 
 /// Enters a sandbox that another process owns.
-fn enter(entry: Entry) -> BoxFuture<'static, Result<Arc<dyn Backend>>> {
+fn enter(entry: Entry) -> Result<Arc<dyn Backend>> {
     let Entry { id, place, isolation, door, owner } = entry;
-    Box::pin(async move {
-        match (place, door) {
-            (Place::Embedded(_), Some((door, rlimits))) => {
-                embedded::join(id, door, rlimits, isolation, owner)
-            }
-            (Place::Opensandbox(_, server), _) => {
-                opensandbox::join(id, &server, isolation, owner).await
-            }
-            (Place::Embedded(_) | Place::Direct, _) => {
-                Err(Error::unavailable("the owner of the sandbox gave no way in"))
-            }
+    match (place, door) {
+        (Place::Embedded(_), Some((door, rlimits))) => {
+            embedded::join(id, door, rlimits, isolation, owner)
         }
-    })
+        (Place::Opensandbox(_, server), _) => opensandbox::join(id, &server, isolation, owner),
+        (Place::Embedded(_) | Place::Direct, _) => {
+            Err(Error::unavailable("the owner of the sandbox gave no way in"))
+        }
+    }
 }
 
 impl Runner for Engine {

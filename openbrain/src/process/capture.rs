@@ -36,6 +36,11 @@ impl Capture {
         self.total
     }
 
+    /// How many bytes are kept.
+    pub(crate) fn size(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
     /// At most `most` bytes from an offset on, or from where there is something after it, and where
     /// they begin. They have no hole.
     pub(crate) fn read(&self, offset: u64, most: usize) -> (u64, Vec<u8>) {

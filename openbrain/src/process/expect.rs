@@ -119,7 +119,7 @@ impl Held {
 }
 
 /// A search for a text in pieces that arrive one by one, in linear time (Knuth, Morris and Pratt).
-struct Search<'a> {
+pub(crate) struct Search<'a> {
     text: &'a [u8],
     /// For each length that fits: how much of it still fits when the next byte does not.
     fallback: Vec<usize>,
@@ -130,7 +130,8 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(text: &'a [u8]) -> Result<Self> {
+    /// A search for 1 to 4096 bytes.
+    pub(crate) fn new(text: &'a [u8]) -> Result<Self> {
         if text.is_empty() || text.len() > LONGEST {
             return Err(Error::invalid(format!("{} bytes cannot be waited for", text.len()))
                 .with_remedy(format!("wait for 1 to {LONGEST} bytes")));
@@ -163,8 +164,13 @@ impl<'a> Search<'a> {
         found.is_some()
     }
 
+    /// What comes next does not follow what came before.
+    pub(crate) fn begin_anew(&mut self) {
+        self.fits = 0;
+    }
+
     /// Where the text ends in these bytes, when it does.
-    fn find(&mut self, piece: &[u8]) -> Option<usize> {
+    pub(crate) fn find(&mut self, piece: &[u8]) -> Option<usize> {
         for (at, byte) in piece.iter().enumerate() {
             self.advance(*byte);
             if self.fits == self.text.len() {

@@ -21,9 +21,9 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-pub(crate) use self::capture::Capture;
 pub(crate) use self::observe::{End, Observer, Outcome};
 pub use self::stdin::ChildStdin;
+pub(crate) use self::{capture::Capture, expect::Search};
 use self::{
     expect::Held,
     observe::{Reading, observe},

@@ -14,7 +14,7 @@ use crate::{
     event::{Data, Event},
     exec::Command,
     output::{Output, Status},
-    process::{Capture, Handle, Process},
+    process::{Capture, Handle, Process, Search},
 };
 
 /// How much of a stream one answer has at most.
@@ -103,6 +103,8 @@ pub struct Logs {
 pub struct LogPart {
     /// Where it begins: later than was asked for when what was there is not remembered.
     pub offset: u64,
+    /// How many bytes there are of the stream so far, remembered or not.
+    pub total: u64,
     /// The bytes: `data` where they are text, else `base64`.
     #[serde(flatten)]
     pub data: Data,
@@ -169,13 +171,18 @@ impl Background {
         self.0.memory().end.is_some()
     }
 
+    /// How many bytes of its output are remembered.
+    pub(crate) fn size(&self) -> usize {
+        self.0.memory().streams.iter().map(Capture::size).sum()
+    }
+
     /// What it has written from these offsets on.
     pub fn logs(&self, from: LogOffsets) -> Logs {
         let memory = self.0.memory();
         let [stdout, stderr] = &memory.streams;
         let read = |stream: &Capture, from| {
             let (offset, bytes) = stream.read(from, LONGEST_CHUNK);
-            LogPart { offset, data: bytes.into() }
+            LogPart { offset, total: stream.total(), data: bytes.into() }
         };
         let parts = [read(stdout, from.stdout), read(stderr, from.stderr)];
         let are_last =
@@ -203,29 +210,27 @@ impl Background {
     /// # Errors
     ///
     /// `wait_failed` when the time is over ([`Error::io_kind`] is [`io::ErrorKind::TimedOut`] then), or
-    /// when the command has ended without it; `invalid_request` for an empty text.
+    /// when the command has ended without it; `invalid_request` for an empty text and for one of more
+    /// than 4096 bytes.
     pub async fn wait_for_log(&self, text: &str, time: Duration) -> Result<()> {
-        if text.is_empty() {
-            return Err(Error::invalid("an empty text is in every log"));
-        }
-        let mut at = LogOffsets::default();
-        let mut seen: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
+        let mut searches = [Search::new(text.as_bytes())?, Search::new(text.as_bytes())?];
         let wait = async {
+            let mut at = LogOffsets::default();
             loop {
                 let logs = self.next_logs(at).await;
-                at = logs.next();
-                for (part, seen) in [&logs.stdout, &logs.stderr].into_iter().zip(&mut seen) {
-                    seen.extend_from_slice(&part.data.bytes());
-                    if seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+                let parts = [(&logs.stdout, at.stdout), (&logs.stderr, at.stderr)];
+                for ((part, expected), search) in parts.into_iter().zip(&mut searches) {
+                    if part.offset != expected {
+                        search.begin_anew();
+                    }
+                    if search.find(&part.data.bytes()).is_some() {
                         return true;
                     }
-                    // A text may begin here and end in the next part.
-                    let excess = seen.len().saturating_sub(text.len() - 1);
-                    seen.drain(..excess);
                 }
                 if logs.ended {
                     return false;
                 }
+                at = logs.next();
             }
         };
         let command = &self.0.command;

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -11,6 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
+    time::sleep,
 };
 
 use super::{Reference, Sandbox};
@@ -19,6 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many connections are relayed at a time; further ones wait. A sandbox starts 64 commands at a
 /// time, of which each connection is one: some are left for others.
 const MOST: usize = 32;
+
+/// How long nothing is accepted when the system has nothing left for a connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// A port of this host that leads to one of a sandbox, made by [`Sandbox::forward`]. Dropping it
 /// closes the port and its connections.
@@ -115,13 +120,11 @@ async fn serve(listener: TcpListener, sandbox: Reference, port: u16) -> Error {
                 _ => continue,
             },
         };
-        // What was accepted may have gone already; a lack of descriptors ends with a connection.
+        // What was accepted may have gone already; a lack of descriptors ends with a connection,
+        // whosever that is.
         let Ok((stream, _)) = accepted else {
-            drop(place);
-            match connections.join_next().await {
-                Some(Ok(Err(error))) => return error,
-                _ => continue,
-            }
+            sleep(EXHAUSTED).await;
+            continue;
         };
         let sandbox = sandbox.clone();
         connections.spawn(async move {

@@ -39,7 +39,7 @@ const REPORT: Duration = Duration::from_secs(600);
 const REASON: Duration = Duration::from_secs(2);
 
 /// How a guest comes in, once it knows where the sandbox is.
-pub(crate) type Enter = fn(Entry) -> BoxFuture<'static, Result<Arc<dyn Backend>>>;
+pub(crate) type Enter = fn(Entry) -> Result<Arc<dyn Backend>>;
 
 /// What is known at the entrance.
 pub(crate) struct Entry {
@@ -101,7 +101,7 @@ impl Joined {
             id: facts.about.id.clone(),
             backend: facts.about.backend,
             isolation: facts.isolation.clone(),
-            inside: inside.await?,
+            inside: inside?,
             host: Arc::clone(&host),
         };
         let spec: SessionSpec = facts.spec();

@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     net::{UnixListener, UnixStream},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -32,8 +32,13 @@ const MOST_GUESTS: usize = 256;
 /// How many commands run in the background at a time.
 const MOST_RUNNING: usize = 32;
 
-/// How many commands of the background are remembered.
+/// How many commands of the background are remembered, and how much of their output: those that ended
+/// first are forgotten.
 const MOST_COMMANDS: usize = 100;
+const MOST_OUTPUT: usize = 256 << 20;
+
+/// How long nobody is let in when the system has nothing left for a connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// How long guests are told of the end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -113,8 +118,8 @@ impl Shared {
                     }
                     // Somebody else's, or one that is gone.
                     Ok(_) => {}
-                    // Out of descriptors: others have to go first.
-                    Err(_) => drop(guests.join_next().await),
+                    // Out of descriptors: others have to go first, whosever they are.
+                    Err(_) => sleep(EXHAUSTED).await,
                 },
                 Some(_) = guests.join_next() => {}
             }
@@ -287,9 +292,9 @@ impl Host {
         let command = self.sandbox.start(exec).await?;
         let exec_id = command.exec_id().to_owned();
         let mut state = self.state();
-        if state.commands.len() >= MOST_COMMANDS
-            && let Some(oldest) = state.commands.iter().position(Background::has_ended)
-        {
+        let size = |commands: &[Background]| commands.iter().map(Background::size).sum::<usize>();
+        while state.commands.len() >= MOST_COMMANDS || size(&state.commands) > MOST_OUTPUT {
+            let Some(oldest) = state.commands.iter().position(Background::has_ended) else { break };
             state.commands.remove(oldest);
         }
         state.commands.push(command);

@@ -115,10 +115,12 @@ impl Directory {
     fn ids(&self) -> Result<Vec<String>> {
         let entries = fs::read_dir(&self.path).map_err(|e| {
             Error::system(format!("cannot list the directory `{}`", self.path.display()), e)
+                .with_remedy("it is yours alone, with mode 700; `chmod 700` takes it back")
         })?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut ids: Vec<_> =
-            names.filter_map(|name| name.strip_suffix(SUFFIX).map(str::to_owned)).collect();
+        let ids = names.filter_map(|name| name.strip_suffix(SUFFIX).map(str::to_owned));
+        // One that nobody listens at yet has a name that is no id.
+        let mut ids: Vec<_> = ids.filter(|id| is_id(id)).collect();
         ids.sort();
         Ok(ids)
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{OnceCell, oneshot, watch},
     time::timeout,
 };
 
@@ -83,27 +83,48 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
 }
 
 /// Joins a sandbox that another process owns.
-pub(crate) async fn join(
+pub(crate) fn join(
     id: String,
     server: &ServerSpec,
     isolation: Isolation,
     owner: Weak<dyn Owner>,
 ) -> Result<Arc<dyn Backend>> {
     let client = Client::new(connection(server))?;
-    let agent = ready::agent(&client, &id, server.start_timeout).await?;
-    Ok(Arc::new(Joined { entrance: Entrance { id, client, agent, isolation }, owner }))
+    let start_timeout = server.start_timeout;
+    let entrance = OnceCell::new();
+    Ok(Arc::new(Joined { id, client, isolation, start_timeout, entrance, owner }))
 }
 
 /// A sandbox that another process owns.
 #[derive(Debug)]
 struct Joined {
-    entrance: Entrance,
+    id: String,
+    client: Client,
+    isolation: Isolation,
+    start_timeout: Duration,
+    /// Found by the first command: the agent of a sandbox that is paused does not answer, and its owner
+    /// is to be reached all the same.
+    entrance: OnceCell<Entrance>,
     owner: Weak<dyn Owner>,
+}
+
+impl Joined {
+    async fn entrance(&self) -> Result<&Entrance> {
+        let find = || async {
+            // The owner knows whether there is anybody to answer.
+            self.owner.upgrade().ok_or_else(dropped)?.account().await?;
+            let Self { id, client, isolation, start_timeout, .. } = self;
+            let agent = ready::agent(client, id, *start_timeout).await?;
+            let (client, isolation) = (client.clone(), isolation.clone());
+            Ok(Entrance { id: id.clone(), client, agent, isolation })
+        };
+        self.entrance.get_or_try_init(find).await
+    }
 }
 
 impl Backend for Joined {
     fn spawn<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Running>> {
-        Box::pin(self.entrance.start(spec, Weak::clone(&self.owner)))
+        Box::pin(async { self.entrance().await?.start(spec, Weak::clone(&self.owner)).await })
     }
 }
 
