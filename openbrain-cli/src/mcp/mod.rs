@@ -4,6 +4,7 @@
 mod approval;
 mod arguments;
 mod call;
+mod changed;
 mod command;
 mod companions;
 mod failure;

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use openbrain::{BackendName, Denial, Isolation, IsolationLevel, Output, Status};
+use openbrain::{BackendName, Denial, Isolation, IsolationLevel, Output, Start, Status};
 use rmcp::model::{CallToolResult, ContentBlock};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
+    changed::Changed,
     failure::Failure,
     text::{Excerpt, Pieces, lossy, plain, share},
     tools::EXEC_OUTPUT,
@@ -94,6 +95,14 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Walls")]
     pub(super) isolation: Option<Walls>,
+    /// Whether its sandbox was made for it or was ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Start")]
+    pub(super) start: Option<Start>,
+    /// What it has changed, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Changed")]
+    pub(super) changes: Option<Changed>,
     /// What the sandbox refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Refused>")]
@@ -269,6 +278,8 @@ impl Standing<'_> {
             started_at: Some(rfc3339(self.started_at)),
             backend: Some(self.backend),
             isolation: Some(Walls::of(self.isolation)),
+            start: output.and_then(|output| output.start),
+            changes: output.and_then(|output| output.changes.as_ref()).map(Changed::of),
             denials: output.map(|output| denials(&output.denials)).unwrap_or_default(),
             warnings: output.map(warnings).unwrap_or_default(),
             ..Report::default()
@@ -371,6 +382,9 @@ fn push(text: &mut String, title: &str, part: &str) {
 
 /// Appends what is not output, in square brackets like the first line.
 fn remark(text: &mut String, report: &Report) {
+    if let Some(changes) = &report.changes {
+        push(text, "", &changes.text());
+    }
     for Refused { what, reason, remedy, count } in &report.denials {
         let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
         let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();

@@ -19,7 +19,7 @@ pub(super) fn standing(
     answer: impl FnOnce(&Standing<'_>) -> Answer,
 ) -> Result<Answer, Failure> {
     // Before the streams, so that a command that is said to have ended is shown with all of them.
-    let outcome = kept.outcome();
+    let outcome = kept.end();
     let output: Option<&Output> = match outcome.as_deref() {
         Some(Ok(output)) => Some(output),
         Some(Err(error)) => return Err(Failure::from(error)),

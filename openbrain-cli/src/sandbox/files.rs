@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use openbrain::{FileEntry, FileKind, Joined, Transfer};
+use openbrain::{FileEntry, FileKind, Joined, Transfer, WriteOptions};
 use serde_json::{Value, json};
 
 use super::{
@@ -19,6 +19,9 @@ use crate::{
     moment::rfc3339,
     program::absolute,
 };
+
+/// How much is read of standard input at a time.
+const PIECE: usize = 64 * 1024;
 
 /// Stands for an archive on a standard stream.
 const ARCHIVE: &str = "-";
@@ -43,16 +46,27 @@ pub(super) async fn run(command: FilesCommand) -> Result<u8> {
                 false => show(&[entry], false)?,
             }
         }
-        FilesCommand::Cat(at) => print(enter(&at).await?.files().read(&at.path).await?)?,
+        FilesCommand::Cat(at) => {
+            let joined = enter(&at).await?;
+            let mut reader = joined.files().reader(&at.path, 0).await?;
+            while let Some(piece) = reader.next().await? {
+                print(piece)?;
+            }
+        }
         FilesCommand::Write { at, append } => {
             let joined = enter(&at).await?;
-            let mut content = Vec::new();
-            let read = io::stdin().lock().read_to_end(&mut content);
-            read.map_err(|e| Failure::system("cannot read standard input", e))?;
-            match append {
-                true => joined.files().append(&at.path, content).await?,
-                false => joined.files().write(&at.path, content).await?,
+            let options = WriteOptions { append, ..WriteOptions::default() };
+            let mut writer = joined.files().writer(&at.path, options).await?;
+            let mut piece = vec![0; PIECE];
+            loop {
+                let count = io::stdin().lock().read(&mut piece);
+                let count = count.map_err(|e| Failure::system("cannot read standard input", e))?;
+                if count == 0 {
+                    break;
+                }
+                writer.write(&piece[..count]).await?;
             }
+            writer.finish().await?;
         }
         FilesCommand::Mkdir(at) => enter(&at).await?.files().mkdir(&at.path).await?,
         FilesCommand::Rm { at, recursive: false } => {

@@ -30,6 +30,9 @@ pub(super) async fn run(args: LogsArgs) -> Result<u8> {
         }
     };
     let mut at = LogOffsets { stdout: args.stdout_from, stderr: args.stderr_from };
+    // Unless they are followed, the logs are what there was at first: a command may write faster than
+    // somebody reads.
+    let mut until = None;
     loop {
         let logs = match args.follow {
             true => joined.next_logs(&exec_id, at).await?,
@@ -37,10 +40,12 @@ pub(super) async fn run(args: LogsArgs) -> Result<u8> {
         };
         print(logs.stdout.data.bytes())?;
         io::stderr().write_all(&logs.stderr.data.bytes()).map_err(Failure::output)?;
-        let is_all = logs.ended || (!args.follow && logs.is_empty());
-        if is_all {
+        at = logs.next();
+        let totals = LogOffsets { stdout: logs.stdout.total, stderr: logs.stderr.total };
+        let until = until.get_or_insert(totals);
+        let is_all = !args.follow && at.stdout >= until.stdout && at.stderr >= until.stderr;
+        if logs.ended || is_all {
             return Ok(exit::SUCCESS);
         }
-        at = logs.next();
     }
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use openbrain::{
-    BackendName, Caller, ChildStdin, Command, Event, Exec, Handle, Isolation, Output, Process,
-    Record, RecordKind, Recorder, Stdin,
+    BackendName, Caller, Change, Changes, ChildStdin, Command, Event, Exec, Handle, Isolation,
+    Output, Process, Record, RecordKind, Recorder, Stdin,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -56,14 +56,16 @@ pub(crate) struct Kept {
 /// What is remembered of its output and its end.
 struct Memory {
     logs: [Log; 2],
-    /// The last record.
-    last: Option<Arc<Record>>,
     end: Option<End>,
 }
 
-/// How it ended. The streams of the output are in the logs.
+/// How it ended.
 enum End {
-    Output(Box<Output>),
+    /// With a last record, whose result has no streams: they are in the logs.
+    Output {
+        record: Arc<Record>,
+        cost: u64,
+    },
     Lost(Arc<openbrain::Result<Output>>),
 }
 
@@ -151,9 +153,11 @@ pub(super) async fn drive(
     let mut recorder = Recorder::default();
     loop {
         match process.next_event().await {
-            Ok(Some(event)) => {
-                if let Event::Ended(output) = &event {
+            Ok(Some(mut event)) => {
+                if let Event::Ended(output) = &mut event {
                     active.ended(output);
+                    // Nobody can save them here, and the sandbox would go on taking up its memory.
+                    output.changes.iter_mut().for_each(Changes::release);
                 }
                 for event in pieces(event) {
                     kept.add(recorder.record(event), &shelf);
@@ -206,11 +210,7 @@ impl Kept {
             isolation: process.isolation().clone(),
             handle: process.handle(),
             stdin: AsyncMutex::new(process.take_stdin()),
-            memory: Mutex::new(Memory {
-                logs: [Log::new(cost), Log::new(cost)],
-                last: None,
-                end: None,
-            }),
+            memory: Mutex::new(Memory { logs: [Log::new(cost), Log::new(cost)], end: None }),
             progress: watch::Sender::default(),
         }
     }
@@ -265,18 +265,20 @@ impl Kept {
         let _ = progress.wait_for(|now| now.ended).await;
     }
 
+    /// How it ended, without its output; `None` while it runs.
+    pub(crate) fn end(&self) -> Option<Arc<openbrain::Result<Output>>> {
+        self.memory().end()
+    }
+
     /// How it ended, with the beginning and the end of its output; `None` while it runs.
     pub(crate) fn outcome(&self) -> Option<Arc<openbrain::Result<Output>>> {
         let memory = self.memory();
-        match memory.end.as_ref()? {
-            End::Lost(result) => Some(Arc::clone(result)),
-            End::Output(output) => {
-                let mut output = Output::clone(output);
-                let [stdout, stderr] = &memory.logs;
-                (output.stdout, output.stderr) = (stdout.captured(), stderr.captured());
-                Some(Arc::new(Ok(output)))
-            }
+        let mut end = memory.end()?;
+        if let Some(Ok(output)) = Arc::get_mut(&mut end) {
+            let [stdout, stderr] = &memory.logs;
+            (output.stdout, output.stderr) = (stdout.captured(), stderr.captured());
         }
+        Some(end)
     }
 
     /// Waits for the record after this number; `None` when there is none any more.
@@ -364,7 +366,22 @@ impl Kept {
 
 impl Memory {
     fn cost(&self) -> u64 {
-        self.logs.iter().map(Log::cost).sum()
+        let end = match &self.end {
+            Some(End::Output { cost, .. }) => *cost,
+            Some(End::Lost(_)) | None => 0,
+        };
+        self.logs.iter().map(Log::cost).sum::<u64>() + end
+    }
+
+    /// How it ended, without its streams.
+    fn end(&self) -> Option<Arc<openbrain::Result<Output>>> {
+        match self.end.as_ref()? {
+            End::Lost(result) => Some(Arc::clone(result)),
+            End::Output { record, .. } => match &record.kind {
+                RecordKind::Ended { result } => Some(Arc::new(Ok(Output::clone(result)))),
+                RecordKind::Stdout(_) | RecordKind::Stderr(_) => None,
+            },
+        }
     }
 
     /// Adds a record, and tells what that costs.
@@ -375,9 +392,9 @@ impl Memory {
             RecordKind::Stdout(data) => (Stream::Stdout, data),
             RecordKind::Stderr(data) => (Stream::Stderr, data),
             RecordKind::Ended { result } => {
-                self.end = Some(End::Output(result.clone()));
-                self.last = Some(Arc::clone(&record));
-                return 0;
+                let cost = result.changes.as_ref().map_or(0, cost_of);
+                self.end = Some(End::Output { record: Arc::clone(&record), cost });
+                return cost as i64;
             }
         };
         self.logs[stream as usize].push(Arc::clone(&record), &data.bytes());
@@ -394,13 +411,26 @@ impl Memory {
     /// The record after this number, or the gap before it.
     fn after(&self, seq: u64) -> Option<Item> {
         let streams = self.logs.iter().filter_map(|log| log.after(seq));
-        let last = self.last.iter().filter(|record| record.seq > seq);
+        let last = match &self.end {
+            Some(End::Output { record, .. }) if record.seq > seq => Some(record),
+            _ => None,
+        };
         let next = streams.chain(last).min_by_key(|record| record.seq)?;
         Some(match next.seq {
             next_seq if next_seq > seq + 1 => Item::Gap { from_seq: seq + 1, to_seq: next_seq - 1 },
             _ => Item::Record(Arc::clone(next)),
         })
     }
+}
+
+/// What a report of changes costs, roughly.
+fn cost_of(changes: &Changes) -> u64 {
+    let texts = changes.entries.iter().map(|change| {
+        let paths = [Some(&change.path), change.target.as_ref(), change.hard_link_to.as_ref()];
+        let paths = paths.into_iter().flatten().map(|path| path.as_os_str().len()).sum::<usize>();
+        paths + change.diff.as_ref().map_or(0, String::len) + size_of::<Change>()
+    });
+    texts.sum::<usize>() as u64
 }
 
 impl fmt::Debug for Kept {

@@ -90,6 +90,33 @@ async fn a_result_has_its_place_until_it_is_let_go() {
     service.attach(Exec::new("true"), caller(), None).await.unwrap();
 }
 
+/// A remembered result does not keep what the sandbox has written: that is memory, as much as its limit.
+#[tokio::test]
+async fn a_remembered_report_of_changes_lets_the_sandbox_go() {
+    let service = service(|_| {});
+    if !openbrain::doctor(service.settings()).ok() {
+        eprintln!("SKIPPED: no sandbox can be had here");
+        return;
+    }
+    let place = tempfile::TempDir::new().unwrap();
+    let mut settings = service.settings().clone();
+    settings.server.allowed_mounts = vec![place.path().to_owned()];
+    let service = Service::new(settings);
+    let mount = openbrain::Mount {
+        mode: openbrain::MountMode::Overlay,
+        ..openbrain::Mount::workspace(place.path())
+    };
+    let exec = Exec::new("echo new > file").sandbox().mount_at(mount).changes();
+    let kept = service.keep(exec, caller(), None).await.unwrap();
+    kept.ended().await;
+    let outcome = kept.outcome().unwrap();
+    let mut changes = outcome.as_ref().as_ref().unwrap().changes.clone().unwrap();
+    assert_eq!(changes.entries[0].to_string(), "A /workspace/file");
+    assert!(kept.cost() > 0);
+    // There is nothing left to be saved.
+    changes.save(&place.path().join("saved")).unwrap_err();
+}
+
 #[tokio::test]
 async fn a_request_that_is_given_up_kills_its_command() {
     let service = service(|_| {});

@@ -14,7 +14,7 @@ use rustix::{
 
 use crate::{
     support::{Going, Place, sandboxes},
-    tty::terminal,
+    tty::{resize, terminal},
 };
 
 /// A sandbox that is ended with the test.
@@ -252,6 +252,50 @@ fn files_go_in_and_out() {
     files(&["cat", "work", "/tmp/d/e/b.txt"]).code(125).complains("b.txt");
 }
 
+/// What is in a sandbox was named by whoever runs there.
+#[test]
+fn names_and_times_of_files_cannot_do_harm() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    let script = "touch -d @300000000000 \"$(printf 'a\\033[2Jb\\nc')\" && ln -s \"$(printf 'x\\007')\" link";
+    sandbox.prints(script);
+    let listed = place.run(&["sandbox", "files", "ls", &sandbox.id, "."]).code(0).stdout;
+    assert!(listed.contains(r"a\u{1b}[2Jb\nc") && listed.contains(r"link -> x\u{7}"), "{listed:?}");
+    assert!(listed.contains("9999-12-31"), "{listed}");
+}
+
+/// Files are passed on as they come: a terabyte of nothing would not fit into memory.
+#[test]
+fn files_of_any_length_are_read_and_written() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    sandbox.prints("truncate -s 70M long");
+    let mut cat = place.command(&["sandbox", "files", "cat", &sandbox.id, "long"]);
+    let mut cat = cat.stdout(Stdio::piped()).spawn().unwrap();
+    let mut write = place.command(&["sandbox", "files", "write", &sandbox.id, "copy"]);
+    let status = write.stdin(cat.stdout.take().unwrap()).status().unwrap();
+    assert!(status.success() && cat.wait().unwrap().success());
+    sandbox.prints("cmp long copy");
+}
+
+#[test]
+fn logs_end_though_the_command_goes_on_writing() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    place.run(&["sandbox", "exec", "-d", &sandbox.id, "yes"]).code(0);
+    let logs = place.run(&["sandbox", "logs", &sandbox.id]).code(0);
+    assert!(logs.stdout.lines().all(|line| line.starts_with('y') || line.is_empty()));
+}
+
 #[test]
 fn changes_are_shown_and_applied() {
     if !sandboxes() {
@@ -331,9 +375,23 @@ fn a_shell_sits_at_our_terminal() {
         "python3 -c 'import fcntl, termios\ntry: fcntl.ioctl(0, termios.TIOCSTI, b\"x\"); print(\"typed\")\nexcept OSError as e: print(\"refu\" + \"sed\")'\n",
     );
     sees(&mut shell, "refused");
-    // Jobs are the shell's business.
-    types("sleep 1000 & jobs | sed 's/ .*//'; kill %1; echo mark''3\n");
+    // What runs in front can be stopped, and goes on in front: a shell gives it the terminal first.
+    let job = r#"trap 'echo go""ing' CONT; sleep 1000 & echo runs""now; wait; wait"#;
+    types(&format!("sh -c \"{}\"\n", job.replace('"', "\\\"").replace('$', "\\$")));
+    sees(&mut shell, "runsnow");
+    types("\x1a");
+    types("jobs | grep -c Stopped | sed 's/^/stopped /'; fg\n");
+    sees(&mut shell, "stopped 1");
+    sees(&mut shell, "going");
+    types("\x03");
+    types("jobs | wc -l | sed 's/^/left /'\n");
+    sees(&mut shell, "left 0");
+    // Another size is passed on. Only a terminal that controls openbrain sends the signal by itself.
+    types("trap 'stty size | sed \"s/^/now /\"' WINCH; echo mark''3\n");
     sees(&mut shell, "mark3");
+    resize(&ours, 40, 120);
+    shell.signal(Signal::WINCH);
+    sees(&mut shell, "now 40 120");
     types("exit 3\n");
     assert_eq!(shell.end(), Some(3));
 }

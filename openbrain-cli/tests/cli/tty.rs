@@ -26,7 +26,7 @@ pub(crate) fn terminal() -> (OwnedFd, File) {
     (ours, theirs)
 }
 
-fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
+pub(crate) fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
     let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(terminal, size).unwrap();
 }

@@ -8,7 +8,7 @@ import json
 import anyio
 import pytest
 
-from conftest import appears, gone
+from conftest import Reach, appears, gone
 
 pytestmark = pytest.mark.anyio
 
@@ -168,3 +168,29 @@ async def test_progress_is_told_to_who_asks(reach):
         await client.call_tool("exec_command", arguments, progress_callback=progress)
     assert told
     assert all(one[0] <= other[0] for one, other in zip(told, told[1:], strict=False))
+
+
+async def test_what_a_command_has_changed_is_told_in_both_forms(home):
+    work = home.path / "work"
+    work.mkdir()
+    (work / "old").write_text("one\n")
+    home.settings(f"server:\n  allowed_mounts: [{work}]\n")
+    async with Reach(home, "stdio", "auto").client() as client:
+        answer = await client.call_tool(
+            "exec_command",
+            {
+                "command": "echo two > old; echo new > new",
+                "sandbox": True,
+                "mounts": [f"{work}:overlay"],
+                "changes": True,
+            },
+        )
+    changes = answer.structured_content["changes"]
+    assert changes["entries"] == ["A /workspace/new", "M /workspace/old"]
+    assert (changes["added"], changes["modified"], changes["deleted"]) == (1, 1, 0)
+    assert "-one\n+two\n" in changes["diff"]
+    text = answer.content[0].text
+    assert "[changed: 1 added, 1 modified, 0 deleted]" in text
+    assert "-one\n+two" in text
+    assert (work / "old").read_text() == "one\n"
+    assert not (work / "new").exists()
