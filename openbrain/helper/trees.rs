@@ -8,8 +8,8 @@ use crate::{
     AT_FDCWD, EINTR, ENOENT,
     files::{
         CLOEXEC, Closed, DIRECTORY, Detail, EEXIST, EINVAL, EIO, ENAMETOOLONG, ENOTDIR, NOFOLLOW,
-        NONBLOCK, PATH_MAX, Path, Result, check, look, make_all, next_bytes, open_directory, put, tell, walk,
-        write_all,
+        NONBLOCK, PATH_MAX, Path, Result, check, look, make_all, next_bytes, open_directory, put,
+        tell, walk, write_all,
     },
     sys::number,
     syscall,

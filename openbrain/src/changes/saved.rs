@@ -148,7 +148,7 @@ fn plan(changes: &Changes, written: &Written) -> (Vec<SavedMount>, Vec<Item>) {
         let Some(lower) = layer.mount() else { continue };
         let mount = *known.entry(origin.layer).or_insert_with(|| {
             let found = rustix::fs::fstat(lower.folder.root());
-            let (inode, device) = found.map_or((0, 0), |stat| (stat.st_ino, stat.st_dev as u64));
+            let (inode, device) = found.map_or((0, 0), |stat| (stat.st_ino, stat.st_dev));
             let (target, source) = (layer.target.clone(), lower.path.clone());
             let device = Some(Device::of(device));
             mounts.push(SavedMount { target, source, inode, device, owner: lower.owner });

@@ -39,7 +39,7 @@ impl Host {
         })?;
         let found = rustix::fs::fstat(&root)
             .map_err(|e| Error::system(format!("cannot look at {source}"), e))?;
-        let device = saved::Device::of(found.st_dev as u64);
+        let device = saved::Device::of(found.st_dev);
         if found.st_ino != mount.inode
             || mount.device.as_ref().is_some_and(|was| was.is_other(&device))
         {
