@@ -25,7 +25,12 @@ use crate::{
 };
 
 /// What comes of something that was asked for. It becomes a value of Python where it is taken.
-pub(crate) struct Answer(Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>);
+pub(crate) struct Answer(Box<dyn Make>);
+
+/// Makes a value of Python, once.
+trait Make: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send {}
+
+impl<M: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send> Make for M {}
 
 impl Answer {
     pub(crate) fn new<M>(make: M) -> Self
