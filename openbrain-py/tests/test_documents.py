@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_the_command_is_installed() -> None:
     assert version.stdout.split()[-1] == openbrain.__version__
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this Python has a wheel of its own"
+)
 def test_one_wheel_is_for_every_python() -> None:
     """By its record of itself: `cp311-abi3` loads from 3.11 on."""
     wheel = metadata.distribution("openbrain").read_text("WHEEL")
