@@ -1,14 +1,16 @@
 //! A command in the background of a sandbox.
 
-use std::time::Duration;
-
-use openbrain::{LogOffsets, LogPart, Logs};
-use pyo3::{IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods, types::PyBytes};
+use openbrain::{LogOffsets, LogPart, Logs, Status};
+use pyo3::{
+    Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
+    types::{PyBytes, PyInt},
+};
+use serde_json::json;
 
 use crate::{
     convert,
     failure::Failure,
-    pending::{Answer, Pending, Stop},
+    pending::{Answer, Pending},
 };
 
 /// A command in the background of a sandbox. Dropping it leaves the command running.
@@ -35,43 +37,59 @@ impl Background {
 
 #[pymethods]
 impl Background {
-    /// `exec_id`, `command`, `started_at`, `status` and `error`, as a dict.
+    /// `exec_id`, `command`, `started_at`, `status`, `error` and `has_ended`, as a dict.
     fn about(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        convert::encode(py, &self.get(py)?.about())
+        let command = self.get(py)?;
+        let (about, has_ended) = (command.about(), command.has_ended());
+        let status = about.status.map(|status| match status {
+            Status::Exited(_) => "exited",
+            Status::Signaled(_) => "signaled",
+            Status::TimedOut => "timed_out",
+            Status::Cancelled => "cancelled",
+        });
+        let mut about = json!(about);
+        about["status"] = json!(status);
+        about["has_ended"] = json!(has_ended);
+        convert::encode(py, &about)
     }
 
     /// What it has written from these offsets on: `((offset, bytes), (offset, bytes), ended)`.
-    fn logs(&self, py: Python<'_>, stdout: u64, stderr: u64) -> PyResult<Py<PyAny>> {
-        logs(py, &self.get(py)?.logs(LogOffsets { stdout, stderr }))
+    fn logs(
+        &self,
+        py: Python<'_>,
+        stdout: &Bound<'_, PyInt>,
+        stderr: &Bound<'_, PyInt>,
+    ) -> PyResult<Py<PyAny>> {
+        logs(py, &self.get(py)?.logs(offsets(stdout, stderr)?))
     }
 
     /// The same, when there is something or nothing will come any more.
-    fn next_logs(&self, py: Python<'_>, stdout: u64, stderr: u64) -> PyResult<Pending> {
-        let command = self.get(py)?;
-        Pending::start(py, |stop| async move {
-            let from = LogOffsets { stdout, stderr };
-            unless(&stop, async { Ok(Answer::Logs(command.next_logs(from).await)) }).await
+    fn next_logs(
+        &self,
+        py: Python<'_>,
+        stdout: &Bound<'_, PyInt>,
+        stderr: &Bound<'_, PyInt>,
+    ) -> PyResult<Pending> {
+        let (command, from) = (self.get(py)?, offsets(stdout, stderr)?);
+        Pending::ask(py, async move {
+            let news = command.next_logs(from).await;
+            Ok(Answer::new(move |py| logs(py, &news)))
         })
     }
 
     /// Waits until one of its streams has this text.
     fn wait_for_log(&self, py: Python<'_>, text: String, seconds: f64) -> PyResult<Pending> {
-        let command = self.get(py)?;
-        let time = Duration::try_from_secs_f64(seconds);
-        let refused = |_| Failure::Request(format!("`{seconds}` is not a timeout")).raise(py);
-        let time = time.map_err(refused)?;
-        Pending::start(py, |stop| async move {
-            let found = command.wait_for_log(&text, time);
-            unless(&stop, async { Ok(found.await.map(|()| Answer::Done)?) }).await
+        let (command, time) = (self.get(py)?, convert::duration(py, seconds)?);
+        Pending::ask(py, async move {
+            command.wait_for_log(&text, time).await?;
+            Ok(Answer::done())
         })
     }
 
     /// The result, after the end. Giving the wait up leaves the command running.
     fn wait(&self, py: Python<'_>) -> PyResult<Pending> {
         let command = self.get(py)?;
-        Pending::start(py, |stop| async move {
-            unless(&stop, async { Ok(Answer::End(command.wait().await)) }).await
-        })
+        Pending::ask(py, async move { Ok(Answer::end(command.wait().await)) })
     }
 
     /// Sends a signal to its process group.
@@ -87,19 +105,13 @@ impl Background {
     }
 }
 
-pub(crate) fn logs(py: Python<'_>, logs: &Logs) -> PyResult<Py<PyAny>> {
+fn offsets(stdout: &Bound<'_, PyInt>, stderr: &Bound<'_, PyInt>) -> PyResult<LogOffsets> {
+    let offset = |number| convert::number(number, "an offset");
+    Ok(LogOffsets { stdout: offset(stdout)?, stderr: offset(stderr)? })
+}
+
+fn logs(py: Python<'_>, logs: &Logs) -> PyResult<Py<PyAny>> {
     let part = |part: &LogPart| (part.offset, PyBytes::new(py, &part.data.bytes()).unbind());
     let Logs { stdout, stderr, ended } = logs;
     Ok((part(stdout), part(stderr), *ended).into_pyobject(py)?.into_any().unbind())
-}
-
-async fn unless(
-    stop: &Stop,
-    answer: impl Future<Output = Result<Answer, Failure>>,
-) -> Result<Answer, Failure> {
-    tokio::select! {
-        biased;
-        () = stop.notified() => Err(Failure::Gone("the call was given up")),
-        answer = answer => answer,
-    }
 }

@@ -1,8 +1,11 @@
 //! Between Python's values and those of the library, by way of what serde makes of both.
 
+use std::time::Duration;
+
 use openbrain::{Event, Exec, NewSandbox, Output, Stdin};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyErr, PyResult, Python,
+    conversion::FromPyObjectOwned,
     exceptions::PyTypeError,
     types::{
         PyAnyMethods, PyBool, PyBytes, PyDict, PyDictMethods, PyFloat, PyInt, PyList,
@@ -11,7 +14,7 @@ use pyo3::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::failure::Failure;
+use crate::{changes::Changes, failure::Failure};
 
 /// The request: a dict with the names of the JSON request, and the bytes for standard input, which
 /// JSON cannot carry.
@@ -35,11 +38,31 @@ pub(crate) fn new_sandbox(py: Python<'_>, fields: &Bound<'_, PyDict>) -> PyResul
     serde_json::from_value(fields).map_err(|error| Failure::Request(error.to_string()).raise(py))
 }
 
-/// The fields of a result as a dict, and the exact bytes of its two streams.
+/// A number that the library can hold, such as `a port`.
+pub(crate) fn number<'py, T: FromPyObjectOwned<'py>>(
+    number: &Bound<'py, PyInt>,
+    what: &str,
+) -> PyResult<T> {
+    number.extract().map_err(|_| not(number, what))
+}
+
+/// A time that was given as seconds.
+pub(crate) fn duration(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
+    let time = Duration::try_from_secs_f64(seconds);
+    time.map_err(|_| Failure::Request(format!("`{seconds}` is not a timeout")).raise(py))
+}
+
+/// The fields of a result as a dict, and the exact bytes of its two streams. Its `changes` are the
+/// fields of the report, and the report.
 pub(crate) fn output(py: Python<'_>, mut output: Output) -> PyResult<Py<PyAny>> {
     let stdout = std::mem::take(&mut output.stdout.bytes);
     let stderr = std::mem::take(&mut output.stderr.bytes);
     let fields = encode(py, &output)?;
+    if let Some(changes) = output.changes {
+        let fields = fields.bind(py).cast::<PyDict>()?;
+        let report = (fields.get_item("changes")?, Changes::new(changes));
+        fields.set_item("changes", report)?;
+    }
     let triple = (fields, PyBytes::new(py, &stdout), PyBytes::new(py, &stderr));
     Ok(triple.into_pyobject(py)?.into_any().unbind())
 }
@@ -101,7 +124,8 @@ fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Value> {
     }
     if value.is_instance_of::<PyInt>() {
         let number = value.extract::<i64>().map(Number::from);
-        return number.or_else(|_| value.extract::<u64>().map(Number::from)).map(Value::Number);
+        let number = number.or_else(|_| value.extract::<u64>().map(Number::from));
+        return number.map(Value::Number).map_err(|_| not(value, "a number of a request"));
     }
     if value.is_instance_of::<PyFloat>() {
         let number: f64 = value.extract()?;
@@ -131,6 +155,10 @@ fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Value> {
             .map(Value::Array);
     }
     Err(unknown(value))
+}
+
+fn not(value: &Bound<'_, PyAny>, what: &str) -> PyErr {
+    Failure::Request(format!("`{value}` is not {what}")).raise(value.py())
 }
 
 fn unknown(value: &Bound<'_, PyAny>) -> PyErr {

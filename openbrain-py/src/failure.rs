@@ -1,11 +1,19 @@
 //! Why something was not done, as one of the exceptions of `openbrain.errors`.
 
+use std::path::PathBuf;
+
 use pyo3::{PyErr, Python, types::PyAnyMethods};
 
 /// Why something was not done.
 pub(crate) enum Failure {
     /// The library refused or failed.
     Library(openbrain::Error),
+    /// The library refused or failed to do something with this file.
+    File(openbrain::Error, PathBuf),
+    /// A file of the host could not be read or written.
+    Host(std::io::Error, PathBuf),
+    /// What was waited for did not come in time.
+    Late(String),
     /// The request is no request: an unknown field, a value of the wrong type.
     Request(String),
     /// What was asked for needs something that is no longer there.
@@ -17,37 +25,48 @@ pub(crate) enum Failure {
 impl Failure {
     /// The exception. `openbrain.errors` chooses its class by the code.
     pub(crate) fn raise(self, py: Python<'_>) -> PyErr {
-        match &self {
-            Self::Library(error) => library(py, error),
-            Self::Request(message) => {
-                exception(py, ("invalid_request", message.clone(), false, None, None))
+        let (code, message, retryable) = match self {
+            Self::Library(error) => return library(py, &error, None),
+            Self::File(error, path) => return library(py, &error, Some(path)),
+            Self::Host(error, path) => {
+                let message = format!("cannot use `{}`: {error}", path.display());
+                let io_kind = Some(format!("{:?}", error.kind()));
+                return exception(py, ("file_failed", message, false, None, io_kind), Some(path));
             }
-            Self::Gone(message) => {
-                exception(py, ("internal", (*message).into(), false, None, None))
+            Self::Late(message) => {
+                return exception(
+                    py,
+                    ("wait_failed", message, false, None, Some("TimedOut".into())),
+                    None,
+                );
             }
+            Self::Request(message) => ("invalid_request", message, false),
+            Self::Gone(message) => ("internal", message.into(), false),
             Self::System(error) => {
-                let message = format!("cannot prepare the call: {error}");
-                exception(py, ("resource_exhausted", message, true, None, None))
+                ("resource_exhausted", format!("cannot prepare the call: {error}"), true)
             }
-        }
+        };
+        exception(py, (code, message, retryable, None, None), None)
     }
 }
 
-/// The exception for an error of the library.
-pub(crate) fn library(py: Python<'_>, error: &openbrain::Error) -> PyErr {
+/// The exception for an error of the library, which may be about a file.
+pub(crate) fn library(py: Python<'_>, error: &openbrain::Error, path: Option<PathBuf>) -> PyErr {
     let (retryable, remedy) = (error.retryable(), error.remedy());
     let io_kind = error.io_kind().map(|kind| format!("{kind:?}"));
-    exception(py, (error.code(), error.to_string(), retryable, remedy, io_kind))
+    exception(py, (error.code(), error.to_string(), retryable, remedy, io_kind), path)
 }
 
 /// Code, message, whether it may go away, remedy, and what the system said.
 type Facts<'a> = (&'a str, String, bool, Option<&'a str>, Option<String>);
 
-fn exception(py: Python<'_>, error: Facts<'_>) -> PyErr {
+fn exception(py: Python<'_>, facts: Facts<'_>, path: Option<PathBuf>) -> PyErr {
+    let (code, message, retryable, remedy, io_kind) = facts;
+    let path = path.map(PathBuf::into_os_string);
     let made = py
         .import("openbrain.errors")
         .and_then(|errors| errors.getattr("make"))
-        .and_then(|make| make.call1(error));
+        .and_then(|make| make.call1((code, message, retryable, remedy, io_kind, path)));
     made.map_or_else(|failed| failed, PyErr::from_value)
 }
 

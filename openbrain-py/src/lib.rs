@@ -9,13 +9,19 @@
 #![warn(clippy::unwrap_used)]
 
 mod background;
+mod changes;
 mod convert;
+mod engine;
 mod failure;
+mod files;
+mod forward;
 mod pending;
 mod process;
 mod runtime;
 mod sandbox;
+mod shell;
 mod verbs;
+mod watch;
 
 use pyo3::pymodule;
 
@@ -30,10 +36,15 @@ mod _openbrain {
     #[pymodule_export]
     use crate::{
         background::Background,
+        changes::{Changes, changes_apply, changes_discard, changes_list, changes_load},
+        files::Files,
+        forward::Forward,
         pending::Pending,
         process::Process,
         runtime::shutdown,
         sandbox::{Sandbox, create},
-        verbs::{run, spawn},
+        shell::Shell,
+        verbs::{doctor, run, spawn},
+        watch::Watch,
     };
 }

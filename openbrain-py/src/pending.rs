@@ -7,45 +7,69 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openbrain::{Event, Output};
-use pyo3::{Py, PyAny, PyResult, Python, pyclass, pymethods, types::PyBytes};
+use openbrain::Output;
+use pyo3::{
+    Py, PyAny, PyClass, PyResult, Python, pyclass, pyclass_init::PyClassInitializer, pymethods,
+};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
 };
+use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::{
-    background::{self, Background},
     convert,
     failure::{self, Failure},
-    process::Process,
     runtime::{self, TICK},
-    sandbox::Sandbox,
 };
 
-/// What comes of something that was asked for.
-pub(crate) enum Answer {
-    /// The result of a command.
-    Output(Box<Output>),
-    /// The result of a command that others may ask for as well.
-    End(Arc<openbrain::Result<Output>>),
-    /// A command that was started.
-    Process(Box<openbrain::Process>),
-    /// A command that goes on by itself.
-    Background(openbrain::Background),
-    /// What such a command has written.
-    Logs(openbrain::Logs),
-    /// A sandbox that stays open.
-    Sandbox(Box<openbrain::Sandbox>),
-    /// The content of a file.
-    Bytes(Vec<u8>),
-    /// Something that serde can write.
-    Value(serde_json::Value),
-    /// The next event of a command; none after its end.
-    Event(Option<Event>),
+/// What comes of something that was asked for. It becomes a value of Python where it is taken.
+pub(crate) struct Answer(Box<dyn Make>);
+
+/// Makes a value of Python, once.
+trait Make: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send {}
+
+impl<M: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send> Make for M {}
+
+impl Answer {
+    pub(crate) fn new<M>(make: M) -> Self
+    where
+        M: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static,
+    {
+        Self(Box::new(make))
+    }
+
     /// It was done.
-    Done,
+    pub(crate) fn done() -> Self {
+        Self::new(|py| Ok(py.None()))
+    }
+
+    /// An object of this module.
+    pub(crate) fn object<T>(make: impl FnOnce(Python<'_>) -> PyResult<T> + Send + 'static) -> Self
+    where
+        T: Into<PyClassInitializer<T>> + PyClass,
+    {
+        Self::new(|py| Py::new(py, make(py)?).map(Py::into_any))
+    }
+
+    /// What serde makes of a value.
+    pub(crate) fn value(value: impl Serialize + Send + 'static) -> Self {
+        Self::new(move |py| convert::encode(py, &value))
+    }
+
+    /// The result of a command.
+    pub(crate) fn output(output: Output) -> Self {
+        Self::new(|py| convert::output(py, output))
+    }
+
+    /// How a command ended, for everybody who asks.
+    pub(crate) fn end(end: Arc<openbrain::Result<Output>>) -> Self {
+        Self::new(move |py| match &*end {
+            Ok(output) => convert::output(py, output.clone()),
+            Err(error) => Err(failure::library(py, error, None)),
+        })
+    }
 }
 
 /// Tells the work that nobody wants it any more.
@@ -90,6 +114,31 @@ impl Pending {
         let work = work(Arc::clone(&stop));
         runtime::handle(py)?.spawn(async move { promise.0.fill(work.await) });
         Ok(Self { process: std::process::id(), slot, stop })
+    }
+
+    /// Starts work that is merely given up when nobody wants it any more.
+    pub(crate) fn ask<F>(py: Python<'_>, work: F) -> PyResult<Self>
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send + 'static,
+    {
+        Self::start(py, |stop| async move {
+            tokio::select! {
+                biased;
+                () = stop.notified() => Err(Failure::Gone("the call was given up")),
+                answer = work => answer,
+            }
+        })
+    }
+
+    /// Starts work that blocks, and that goes on though nobody wants it any more.
+    pub(crate) fn block<W>(py: Python<'_>, work: W) -> PyResult<Self>
+    where
+        W: FnOnce() -> Result<Answer, Failure> + Send + 'static,
+    {
+        Self::start(py, |_| async move {
+            let done = tokio::task::spawn_blocking(work).await;
+            done.unwrap_or(Err(Failure::Gone("the call ended without an answer")))
+        })
     }
 
     fn is_own(&self) -> bool {
@@ -144,25 +193,7 @@ impl Pending {
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let answer = self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let answer = answer.unwrap_or(Err(Failure::Gone("the answer was taken before")));
-        match answer.map_err(|failure| failure.raise(py))? {
-            Answer::Output(output) => convert::output(py, *output),
-            Answer::End(end) => match &*end {
-                Ok(output) => convert::output(py, output.clone()),
-                Err(error) => Err(failure::library(py, error)),
-            },
-            Answer::Background(command) => Py::new(py, Background::new(command)).map(Py::into_any),
-            Answer::Logs(logs) => background::logs(py, &logs),
-            Answer::Process(process) => Py::new(py, Process::new(py, *process)?).map(Py::into_any),
-            Answer::Sandbox(sandbox) => {
-                let sandbox = Sandbox::new(py, *sandbox);
-                let sandbox = sandbox.map_err(|error| Failure::from(error).raise(py))?;
-                Py::new(py, sandbox).map(Py::into_any)
-            }
-            Answer::Bytes(bytes) => Ok(PyBytes::new(py, &bytes).into_any().unbind()),
-            Answer::Value(value) => convert::encode(py, &value),
-            Answer::Event(event) => convert::event(py, event),
-            Answer::Done => Ok(py.None()),
-        }
+        (answer.map_err(|failure| failure.raise(py))?.0)(py)
     }
 }
 

@@ -1,19 +1,15 @@
 //! A running command.
 
-use std::{mem, sync::Arc};
+use std::{future::pending, mem, pin::pin, sync::Arc, time::Duration};
 
-use openbrain::{ChildStdin, Handle, TerminalSize};
-use pyo3::{Py, PyAny, PyResult, Python, pyclass, pymethods};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::{Mutex, MutexGuard},
-};
+use openbrain::{ChildStdin, Event, Handle, Output, TerminalSize};
+use pyo3::{Bound, Py, PyAny, PyResult, Python, pyclass, pymethods, types::PyInt};
+use tokio::{io::AsyncWriteExt, sync::Mutex, time::sleep};
 
 use crate::{
     convert,
     failure::Failure,
     pending::{Answer, Pending},
-    verbs,
 };
 
 /// A running command. Dropping it kills the command with all its processes.
@@ -21,9 +17,8 @@ use crate::{
 pub(crate) struct Process {
     /// The process that started it: a forked child has a copy of this, and no say in the command.
     owner: u32,
-    /// Taken out when it is waited for.
-    running: Shared<openbrain::Process>,
-    stdin: Shared<ChildStdin>,
+    life: Arc<Mutex<Life>>,
+    stdin: Arc<Mutex<Option<ChildStdin>>>,
     handle: Handle,
     /// Name of this execution.
     #[pyo3(get)]
@@ -36,11 +31,21 @@ pub(crate) struct Process {
     isolation: Py<PyAny>,
 }
 
-/// What one call at a time uses, until it is used up.
-type Shared<T> = Arc<Mutex<Option<T>>>;
+/// A command until it is waited for, and its end once that is known.
+struct Life {
+    running: Option<openbrain::Process>,
+    end: Option<Arc<openbrain::Result<Output>>>,
+}
+
+const GONE: Failure = Failure::Gone("the wait for the command was given up");
+
+/// A command that was started.
+pub(crate) fn answer(process: openbrain::Process) -> Answer {
+    Answer::object(|py| Process::new(py, process))
+}
 
 impl Process {
-    pub(crate) fn new(py: Python<'_>, mut process: openbrain::Process) -> PyResult<Self> {
+    fn new(py: Python<'_>, mut process: openbrain::Process) -> PyResult<Self> {
         Ok(Self {
             owner: std::process::id(),
             stdin: Arc::new(Mutex::new(process.take_stdin())),
@@ -48,7 +53,7 @@ impl Process {
             exec_id: process.exec_id().to_owned(),
             backend: process.backend().as_str(),
             isolation: convert::encode(py, process.isolation())?,
-            running: Arc::new(Mutex::new(Some(process))),
+            life: Arc::new(Mutex::new(Life { running: Some(process), end: None })),
         })
     }
 
@@ -66,32 +71,58 @@ impl Process {
     /// The next event. Giving the wait up loses nothing.
     fn next_event(&self, py: Python<'_>) -> PyResult<Pending> {
         self.check(py)?;
-        let running = Arc::clone(&self.running);
+        let life = Arc::clone(&self.life);
         Pending::start(py, |stop| async move {
-            let next = async {
-                match &mut *running.lock().await {
-                    Some(process) => process.next_event().await,
-                    None => Ok(None),
-                }
-            };
+            let next = async { life.lock().await.next_event().await };
             tokio::select! {
                 biased;
-                () = stop.notified() => Ok(Answer::Done),
-                event = next => Ok(Answer::Event(event?)),
+                () = stop.notified() => Ok(Answer::done()),
+                event = next => event,
             }
         })
     }
 
-    /// The result, after the end, with the output that was not read as events. Giving the wait up
-    /// kills the command.
+    /// Waits until one of its streams has this text; false when both have ended before.
+    fn wait_for_output(
+        &self,
+        py: Python<'_>,
+        text: &[u8],
+        seconds: Option<f64>,
+    ) -> PyResult<Pending> {
+        self.check(py)?;
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
+        let (life, text) = (Arc::clone(&self.life), text.to_vec());
+        Pending::ask(py, async move {
+            let found = async { life.lock().await.wait_for_output(&text).await };
+            tokio::select! {
+                biased;
+                found = found => Ok(Answer::value(found?)),
+                () = passed(time) => {
+                    let text = String::from_utf8_lossy(&text);
+                    Err(Failure::Late(format!("the command did not say `{text}` in time")))
+                }
+            }
+        })
+    }
+
+    /// The result, after the end, with the output that was not read as events; the same for everybody
+    /// who waits. Giving the wait up kills the command.
     fn wait(&self, py: Python<'_>) -> PyResult<Pending> {
         self.check(py)?;
-        let (running, stdin) = (Arc::clone(&self.running), Arc::clone(&self.stdin));
+        let (life, stdin) = (Arc::clone(&self.life), Arc::clone(&self.stdin));
+        let handle = self.handle.clone();
         Pending::start(py, |stop| async move {
-            stdin.lock().await.take();
-            let process = running.lock().await.take();
-            verbs::wait(process.ok_or(Failure::Gone("the command was waited for before"))?, &stop)
-                .await
+            // Somebody may be writing, which ends only when the output is read.
+            tokio::spawn(async move { stdin.lock().await.take() });
+            let mut end = pin!(async { life.lock().await.wait().await });
+            tokio::select! {
+                biased;
+                end = &mut end => end,
+                () = stop.notified() => {
+                    handle.kill();
+                    end.await
+                }
+            }
         })
     }
 
@@ -100,11 +131,11 @@ impl Process {
         self.check(py)?;
         let (stdin, data) = (Arc::clone(&self.stdin), data.to_vec());
         Pending::start(py, |stop| async move {
-            let mut stdin = stdin.lock().await;
+            let written = async { write(&mut *stdin.lock().await, &data).await };
             tokio::select! {
                 biased;
-                () = stop.notified() => Ok(Answer::Done),
-                written = write(&mut stdin, &data) => written.map(|()| Answer::Done),
+                () = stop.notified() => Ok(Answer::done()),
+                written = written => written.map(|()| Answer::done()),
             }
         })
     }
@@ -113,9 +144,9 @@ impl Process {
     fn close_stdin(&self, py: Python<'_>) -> PyResult<Pending> {
         self.check(py)?;
         let stdin = Arc::clone(&self.stdin);
-        Pending::start(py, |_| async move {
+        Pending::ask(py, async move {
             stdin.lock().await.take();
-            Ok(Answer::Done)
+            Ok(Answer::done())
         })
     }
 
@@ -126,7 +157,7 @@ impl Process {
         Pending::start(py, |_| async move {
             handle.kill();
             handle.ended().await;
-            Ok(Answer::Done)
+            Ok(Answer::done())
         })
     }
 
@@ -146,18 +177,75 @@ impl Process {
     }
 
     /// Changes the size of the pseudo-terminal.
-    fn resize(&self, py: Python<'_>, rows: u16, cols: u16) -> PyResult<()> {
-        self.check(py).map(|()| self.handle.resize(TerminalSize { rows, cols }))
+    fn resize(
+        &self,
+        py: Python<'_>,
+        rows: &Bound<'_, PyInt>,
+        cols: &Bound<'_, PyInt>,
+    ) -> PyResult<()> {
+        let side = |number| convert::number(number, "a size of a terminal");
+        let size = TerminalSize { rows: side(rows)?, cols: side(cols)? };
+        self.check(py).map(|()| self.handle.resize(size))
     }
 }
 
-async fn write(stdin: &mut MutexGuard<'_, Option<ChildStdin>>, data: &[u8]) -> Result<(), Failure> {
-    let Some(writer) = &mut **stdin else {
+impl Life {
+    /// The next event; none after the end.
+    async fn next_event(&mut self) -> Result<Answer, Failure> {
+        let Some(process) = &mut self.running else { return self.over() };
+        let event = match process.next_event().await {
+            Ok(event) => event,
+            Err(error) => {
+                self.ended(Err(error));
+                return self.over();
+            }
+        };
+        if let Some(Event::Ended(output)) = &event {
+            self.ended(Ok((**output).clone()));
+        }
+        Ok(Answer::new(|py| convert::event(py, event)))
+    }
+
+    async fn wait_for_output(&mut self, text: &[u8]) -> Result<bool, Failure> {
+        match &mut self.running {
+            Some(process) => Ok(process.wait_for_output(text).await?),
+            None => Ok(false),
+        }
+    }
+
+    async fn wait(&mut self) -> Result<Answer, Failure> {
+        if let Some(process) = self.running.take() {
+            self.ended(process.wait().await);
+        }
+        self.end.clone().map(Answer::end).ok_or(GONE)
+    }
+
+    fn ended(&mut self, end: openbrain::Result<Output>) {
+        self.running = None;
+        self.end = Some(Arc::new(end));
+    }
+
+    /// What is told after the end: nothing, or again why it is not known.
+    fn over(&self) -> Result<Answer, Failure> {
+        let end = self.end.clone().ok_or(GONE)?;
+        if end.is_err() { Ok(Answer::end(end)) } else { Ok(Answer::done()) }
+    }
+}
+
+async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
+}
+
+async fn write(stdin: &mut Option<ChildStdin>, data: &[u8]) -> Result<(), Failure> {
+    let Some(writer) = stdin else {
         return Err(Failure::Gone("standard input is closed, or was not asked for: `stdin=PIPE`"));
     };
     if writer.write_all(data).await.is_err() {
         // A command that closes its input early has read what it wanted.
-        **stdin = None;
+        *stdin = None;
     }
     Ok(())
 }
@@ -166,7 +254,7 @@ impl Drop for Process {
     /// In a forked child, dropping would wake tasks of a runtime that is not there.
     fn drop(&mut self) {
         if self.owner != std::process::id() {
-            mem::forget((Arc::clone(&self.running), Arc::clone(&self.stdin), self.handle.clone()));
+            mem::forget((Arc::clone(&self.life), Arc::clone(&self.stdin), self.handle.clone()));
         }
     }
 }

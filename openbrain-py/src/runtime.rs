@@ -15,7 +15,7 @@ use std::{
 use pyo3::{PyResult, Python, pyfunction};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::sandbox;
+use crate::{engine, sandbox};
 
 /// Threads of the runtime: two, so that a start that waits for the disk does not delay the deadline
 /// of another command.
@@ -76,6 +76,7 @@ pub(crate) fn shutdown(py: Python<'_>) -> PyResult<()> {
     let own = home().take_if(|home| home.process == std::process::id());
     if let Some(home) = own {
         CLOSING.store(true, Relaxed);
+        engine::forget();
         sandbox::end_all(py, home.runtime.handle(), SETTLE);
         py.detach(|| home.runtime.shutdown_timeout(END));
         let until = Instant::now() + SETTLE;

@@ -2,21 +2,30 @@
 
 use std::{
     io,
-    path::PathBuf,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
-use openbrain::{Error, FileEntry, FileKind, Transfer};
-use pyo3::{Bound, Py, PyAny, PyResult, Python, pyclass, pyfunction, pymethods, types::PyDict};
-use serde_json::{Value, json};
+use openbrain::SessionEnd;
+use pyo3::{
+    Bound, Py, PyAny, PyResult, Python, pyclass, pyfunction, pymethods,
+    types::{PyDict, PyInt},
+};
+use serde_json::json;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
-    convert,
+    background::Background,
+    changes, convert,
+    engine::engine,
     failure::Failure,
+    files::Files,
+    forward::Forward,
     pending::{Answer, Pending},
-    runtime, verbs,
+    process, runtime,
+    shell::Shell,
+    verbs,
 };
 
 /// The sandboxes that are open, and the process that opened them. Locked only by threads that hold
@@ -28,7 +37,7 @@ static OPEN: Mutex<Vec<(u32, Weak<openbrain::Sandbox>)>> = Mutex::new(Vec::new()
 pub(crate) struct Sandbox {
     /// The process that created it: a forked child has a copy of this, and no say in the sandbox.
     owner: u32,
-    /// Empty once it was kept.
+    /// Empty once it was left to itself.
     open: Mutex<Option<Arc<openbrain::Sandbox>>>,
     runtime: Handle,
 }
@@ -37,13 +46,12 @@ pub(crate) struct Sandbox {
 #[pyfunction]
 pub(crate) fn create(py: Python<'_>, request: &Bound<'_, PyDict>) -> PyResult<Pending> {
     let new = convert::new_sandbox(py, request)?;
-    let engine = verbs::engine(py)?;
-    Pending::start(py, |stop| async move {
-        tokio::select! {
-            biased;
-            () = stop.notified() => Err(Failure::Gone("the call was given up")),
-            sandbox = engine.create(new) => Ok(Answer::Sandbox(Box::new(sandbox?))),
-        }
+    let engine = engine(py)?;
+    Pending::ask(py, async move {
+        let sandbox = engine.create(new).await?;
+        Ok(Answer::object(|py| {
+            Sandbox::new(py, sandbox).map_err(|error| Failure::from(error).raise(py))
+        }))
     })
 }
 
@@ -68,7 +76,7 @@ fn registered() -> MutexGuard<'static, Vec<(u32, Weak<openbrain::Sandbox>)>> {
 }
 
 impl Sandbox {
-    pub(crate) fn new(py: Python<'_>, sandbox: openbrain::Sandbox) -> io::Result<Self> {
+    fn new(py: Python<'_>, sandbox: openbrain::Sandbox) -> io::Result<Self> {
         let (owner, sandbox) = (std::process::id(), Arc::new(sandbox));
         let mut open = registered();
         open.retain(|(_, other)| other.strong_count() > 0);
@@ -80,13 +88,15 @@ impl Sandbox {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, py: Python<'_>) -> PyResult<Arc<openbrain::Sandbox>> {
+    pub(crate) fn get(&self, py: Python<'_>) -> PyResult<Arc<openbrain::Sandbox>> {
         if self.owner != std::process::id() {
             let message = "the sandbox belongs to the process that this one was forked from";
             return Err(Failure::Gone(message).raise(py));
         }
-        let kept = Failure::Gone("the sandbox was kept, and is on its own");
-        self.slot().clone().ok_or(kept).map_err(|failure| failure.raise(py))
+        // Raising runs Python, which may come back here: the place must not be locked then.
+        let open = self.slot().clone();
+        let kept = Failure::Gone("the sandbox was left to itself by `keep`");
+        open.ok_or(kept).map_err(|failure| failure.raise(py))
     }
 
     /// Starts something that is done with the sandbox.
@@ -96,22 +106,25 @@ impl Sandbox {
         work: impl FnOnce(Arc<openbrain::Sandbox>) -> F,
     ) -> PyResult<Pending>
     where
-        F: Future<Output = Result<Value, Error>> + Send + 'static,
+        F: Future<Output = openbrain::Result<()>> + Send + 'static,
     {
         let work = work(self.get(py)?);
-        Pending::start(py, |stop| async move {
-            tokio::select! {
-                biased;
-                () = stop.notified() => Err(Failure::Gone("the call was given up")),
-                answer = work => Ok(Answer::Value(answer?)),
-            }
+        Pending::ask(py, async move {
+            work.await?;
+            Ok(Answer::done())
         })
     }
 }
 
 #[pymethods]
 impl Sandbox {
-    /// `id`, `name`, `labels`, `backend`, `isolation` and `warnings`, as a dict.
+    /// Whether this process still has it: a kept one is on its own.
+    fn is_held(&self) -> bool {
+        self.slot().is_some()
+    }
+
+    /// `id`, `name`, `labels`, `backend`, `isolation`, `command_timeout` and `warnings`, as a
+    /// dict.
     fn facts(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let sandbox = self.get(py)?;
         let facts = json!({
@@ -120,6 +133,7 @@ impl Sandbox {
             "labels": sandbox.labels(),
             "backend": sandbox.backend(),
             "isolation": sandbox.isolation(),
+            "command_timeout": sandbox.command_timeout().as_secs_f64(),
             "warnings": sandbox.warnings().collect::<Vec<_>>(),
         });
         convert::encode(py, &facts)
@@ -151,7 +165,7 @@ impl Sandbox {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::start(py, |stop| async move {
             let process = verbs::started(sandbox.spawn(exec), &stop).await?;
-            Ok(Answer::Process(Box::new(process)))
+            Ok(process::answer(process))
         })
     }
 
@@ -164,155 +178,121 @@ impl Sandbox {
         stdin: Option<&[u8]>,
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
-        Pending::start(py, |stop| async move {
-            tokio::select! {
-                biased;
-                () = stop.notified() => Err(Failure::Gone("the call was given up")),
-                command = sandbox.start(exec) => Ok(Answer::Background(command?)),
-            }
+        Pending::ask(py, async move {
+            let command = sandbox.start(exec).await?;
+            Ok(Answer::object(|_| Ok(Background::new(command))))
+        })
+    }
+
+    /// A shell, of another program than `sh` when one is named.
+    #[pyo3(signature = (program))]
+    fn shell(&self, py: Python<'_>, program: Option<String>) -> PyResult<Shell> {
+        let sandbox = self.get(py)?;
+        Ok(Shell::new(match program {
+            Some(program) => sandbox.shell_with(program),
+            None => sandbox.shell(),
+        }))
+    }
+
+    /// Its files.
+    fn files(self_: Py<Self>) -> Files {
+        Files::new(self_)
+    }
+
+    /// What its commands have changed until now.
+    fn changes(&self, py: Python<'_>) -> PyResult<Pending> {
+        let sandbox = self.get(py)?;
+        Pending::ask(py, async move { Ok(changes::answer(sandbox.changes().await?)) })
+    }
+
+    /// Makes a port of it reachable at an address of this host.
+    fn forward(
+        &self,
+        py: Python<'_>,
+        port: &Bound<'_, PyInt>,
+        host: &str,
+        local: &Bound<'_, PyInt>,
+    ) -> PyResult<Pending> {
+        let (sandbox, port) = (self.get(py)?, convert::number(port, "a port")?);
+        let host = host.parse::<IpAddr>();
+        let host = host.map_err(|_| Failure::Request("not an address".into()).raise(py))?;
+        let local = SocketAddr::new(host, convert::number(local, "a port")?);
+        Pending::ask(py, async move {
+            let forward = sandbox.forward_to(port, local).await?;
+            Ok(Answer::object(|_| Ok(Forward::new(forward))))
+        })
+    }
+
+    /// When its time is over, in seconds since 1970.
+    fn expires_at(&self, py: Python<'_>) -> PyResult<f64> {
+        let at = self.get(py)?.expires_at().duration_since(UNIX_EPOCH);
+        Ok(at.unwrap_or_default().as_secs_f64())
+    }
+
+    /// Waits until it has ended; the answer is why.
+    fn wait_ended(&self, py: Python<'_>) -> PyResult<Pending> {
+        let sandbox = self.get(py)?;
+        Pending::ask(py, async move {
+            Ok(Answer::value(match sandbox.ended().await {
+                SessionEnd::Expired => "expired",
+                SessionEnd::Killed => "killed",
+                _ => "died",
+            }))
         })
     }
 
     /// Waits until something in it listens on a port.
-    fn wait_for_port(&self, py: Python<'_>, port: u16, seconds: f64) -> PyResult<Pending> {
-        // What is no duration at all is refused by the library as zero is.
-        let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        self.ask(py, move |sandbox| async move {
-            sandbox.wait_for_port(port, time).await.map(|()| Value::Null)
-        })
+    fn wait_for_port(
+        &self,
+        py: Python<'_>,
+        port: &Bound<'_, PyInt>,
+        seconds: f64,
+    ) -> PyResult<Pending> {
+        let (port, time) = (convert::number(port, "a port")?, convert::duration(py, seconds)?);
+        self.ask(py, move |sandbox| async move { sandbox.wait_for_port(port, time).await })
     }
 
     /// Lets it end in so many seconds from now.
     fn renew(&self, py: Python<'_>, seconds: f64) -> PyResult<Pending> {
-        // What is no duration at all is refused by the library as zero is.
-        let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        self.ask(py, |sandbox| async move { sandbox.renew(time).await.map(|()| Value::Null) })
+        let time = convert::duration(py, seconds)?;
+        self.ask(py, move |sandbox| async move { sandbox.renew(time).await })
     }
 
     /// Stops every process in it.
     fn pause(&self, py: Python<'_>) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move { sandbox.pause().await.map(|()| Value::Null) })
+        self.ask(py, |sandbox| async move { sandbox.pause().await })
     }
 
     /// Lets every process in it go on.
     fn resume(&self, py: Python<'_>) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move { sandbox.resume().await.map(|()| Value::Null) })
+        self.ask(py, |sandbox| async move { sandbox.resume().await })
     }
 
     /// Ends it with everything in it.
     fn kill(&self, py: Python<'_>) -> PyResult<Pending> {
         let sandbox = self.get(py)?;
         // Giving up the wait does not give up the end.
-        Pending::start(py, |_| async move { Ok(sandbox.kill().await.map(|()| Answer::Done)?) })
+        Pending::start(py, |_| async move {
+            sandbox.kill().await?;
+            Ok(Answer::done())
+        })
     }
 
-    /// Leaves it to itself until the end of its time.
+    /// Leaves it to itself until the end of its time. Refused while it is used, which leaves it as it
+    /// was.
     fn keep(&self, py: Python<'_>) -> PyResult<Pending> {
         self.get(py)?;
         let taken = self.slot().take().map(Arc::try_unwrap);
         match taken {
-            Some(Ok(sandbox)) => {
-                Pending::start(
-                    py,
-                    |_| async move { Ok(sandbox.keep().await.map(|()| Answer::Done)?) },
-                )
-            }
+            Some(Ok(sandbox)) => Pending::start(py, |_| async move {
+                sandbox.keep().await?;
+                Ok(Answer::done())
+            }),
             shared => {
                 *self.slot() = shared.and_then(Result::err);
                 Err(Failure::Gone("calls are under way in the sandbox").raise(py))
             }
         }
-    }
-
-    /// The content of a file.
-    fn read(&self, py: Python<'_>, path: PathBuf) -> PyResult<Pending> {
-        let sandbox = self.get(py)?;
-        Pending::start(py, |stop| async move {
-            tokio::select! {
-                biased;
-                () = stop.notified() => Err(Failure::Gone("the call was given up")),
-                content = async { sandbox.files().read(path).await } => Ok(Answer::Bytes(content?)),
-            }
-        })
-    }
-
-    /// Writes a file, or adds to it.
-    fn write(
-        &self,
-        py: Python<'_>,
-        path: PathBuf,
-        content: &[u8],
-        append: bool,
-    ) -> PyResult<Pending> {
-        let content = content.to_vec();
-        self.ask(py, move |sandbox| async move {
-            let files = sandbox.files();
-            match append {
-                true => files.append(path, content).await?,
-                false => files.write(path, content).await?,
-            }
-            Ok(Value::Null)
-        })
-    }
-
-    /// What is known of a file.
-    fn stat(&self, py: Python<'_>, path: PathBuf) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move { sandbox.files().stat(path).await.map(entry) })
-    }
-
-    /// What is in a directory.
-    fn entries(&self, py: Python<'_>, path: PathBuf) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move { sandbox.files().list(path).await.map(entries) })
-    }
-
-    /// What is anywhere below a directory and matches a pattern.
-    fn search(&self, py: Python<'_>, path: PathBuf, pattern: String) -> PyResult<Pending> {
-        self.ask(
-            py,
-            |sandbox| async move { sandbox.files().search(path, &pattern).await.map(entries) },
-        )
-    }
-
-    /// Makes a directory.
-    fn mkdir(&self, py: Python<'_>, path: PathBuf) -> PyResult<Pending> {
-        self.ask(
-            py,
-            |sandbox| async move { sandbox.files().mkdir(path).await.map(|()| Value::Null) },
-        )
-    }
-
-    /// Removes a file or an empty directory, or a directory with all that is in it.
-    fn remove(&self, py: Python<'_>, path: PathBuf, whole: bool) -> PyResult<Pending> {
-        self.ask(py, move |sandbox| async move {
-            let files = sandbox.files();
-            match whole {
-                true => files.remove_all(path).await?,
-                false => files.remove(path).await?,
-            }
-            Ok(Value::Null)
-        })
-    }
-
-    /// Renames a file.
-    fn rename(&self, py: Python<'_>, old: PathBuf, new: PathBuf) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move {
-            sandbox.files().rename(old, new).await.map(|()| Value::Null)
-        })
-    }
-
-    /// Copies a tree of the host into the sandbox.
-    fn upload(&self, py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult<Pending> {
-        self.ask(
-            py,
-            |sandbox| async move { sandbox.files().upload(source, target).await.map(transfer) },
-        )
-    }
-
-    /// Copies a tree of the sandbox to the host.
-    fn download(&self, py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult<Pending> {
-        self.ask(py, |sandbox| async move {
-            sandbox.files().download(source, target).await.map(transfer)
-        })
     }
 }
 
@@ -328,31 +308,4 @@ impl Drop for Sandbox {
             std::mem::forget((open, self.runtime.clone()));
         }
     }
-}
-
-fn entries(found: Vec<FileEntry>) -> Value {
-    found.into_iter().map(entry).collect()
-}
-
-fn entry(file: FileEntry) -> Value {
-    let kind = match file.kind {
-        FileKind::File => "file",
-        FileKind::Directory => "directory",
-        FileKind::Link => "link",
-        FileKind::Other => "other",
-    };
-    let since = file.modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    json!({
-        "path": file.path.to_string_lossy(),
-        "kind": kind,
-        "mode": file.mode,
-        "size": file.size,
-        "modified": since.as_secs_f64(),
-        "target": file.target.map(|target| target.to_string_lossy().into_owned()),
-    })
-}
-
-fn transfer(done: Transfer) -> Value {
-    let skipped: Vec<_> = done.skipped.iter().map(|path| path.to_string_lossy()).collect();
-    json!({ "entries": done.entries, "bytes": done.bytes, "skipped": skipped })
 }

@@ -1,15 +1,18 @@
 //! What can be asked of the library.
 
-use std::{env, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
-use openbrain::{Engine, Process};
+use openbrain::Process;
 use pyo3::{Bound, PyResult, Python, pyfunction, types::PyDict};
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
     convert,
+    engine::engine,
     failure::Failure,
     pending::{Answer, Pending, Stop},
+    process,
 };
 
 /// How long a start that nobody wants any more is waited for, so that what it started is killed
@@ -44,7 +47,19 @@ pub(crate) fn spawn(
     let engine = engine(py)?;
     Pending::start(py, |stop| async move {
         let process = started(engine.spawn(exec), &stop).await?;
-        Ok(Answer::Process(Box::new(process)))
+        Ok(process::answer(process))
+    })
+}
+
+/// Looks at this machine and its server, and runs a sandboxed command.
+#[pyfunction]
+pub(crate) fn doctor(py: Python<'_>) -> PyResult<Pending> {
+    let engine = engine(py)?;
+    Pending::block(py, move || {
+        let report = openbrain::doctor(engine.settings());
+        let (ok, isolation) = (report.ok(), &report.isolation);
+        let report = json!({ "ok": ok, "checks": report.checks, "isolation": isolation });
+        Ok(Answer::value(report))
     })
 }
 
@@ -60,7 +75,7 @@ pub(crate) async fn wait(process: Process, stop: &Stop) -> Result<Answer, Failur
             end.await
         }
     };
-    Ok(Answer::Output(Box::new(output?)))
+    Ok(Answer::output(output?))
 }
 
 /// Starts a command, and does not leave one behind that nobody wants.
@@ -80,11 +95,4 @@ pub(crate) async fn started(
         handle.ended().await;
     }
     Err(Failure::Gone("the call was given up"))
-}
-
-/// The engine with the settings and the variables of this moment. Both read the environment, which
-/// no other thread of Python changes while this one holds the interpreter.
-pub(crate) fn engine(py: Python<'_>) -> PyResult<Engine> {
-    let engine = Engine::load().map_err(|error| Failure::from(error).raise(py))?;
-    Ok(engine.with_environment(env::vars_os()))
 }

@@ -8,6 +8,8 @@ import pkgutil
 import re
 import subprocess
 import sys
+import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,22 @@ def test_every_verb_has_an_example() -> None:
         openbrain,
         openbrain.exec,
         openbrain.exec_async,
+        openbrain.doctor,
+        openbrain.errors,
+        openbrain.AsyncStream,
+        openbrain.Background,
+        openbrain.Changes,
         openbrain.Exec,
+        openbrain.FileWatch,
+        openbrain.Files,
+        openbrain.Forward,
         openbrain.Output,
+        openbrain.Process,
+        openbrain.Sandbox,
+        openbrain.SavedChanges,
+        openbrain.Shell,
+        openbrain.Stream,
     ):
-        assert ">>> " in (value.__doc__ or ""), value
-    for value in (openbrain.Process, openbrain.Stream, openbrain.AsyncStream, openbrain.errors):
         assert ">>> " in (value.__doc__ or ""), value
 
 
@@ -90,6 +103,17 @@ def test_the_command_is_installed() -> None:
     assert Path(command()).is_relative_to(Path(sys.prefix).resolve())
     version = subprocess.run([command(), "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.split()[-1] == openbrain.__version__
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this Python has a wheel of its own"
+)
+def test_one_wheel_is_for_every_python() -> None:
+    """By its record of itself: `cp311-abi3` loads from 3.11 on."""
+    wheel = metadata.distribution("openbrain").read_text("WHEEL")
+    assert wheel is not None
+    (tag,) = [line.split()[1] for line in wheel.splitlines() if line.startswith("Tag: ")]
+    assert tag.startswith("cp311-abi3-")
 
 
 def test_importing_takes_no_slow_module() -> None:

@@ -366,6 +366,49 @@ os.waitpid(keeper, 0)
     assert (out, err) == ("cancelled\ncancelled\nTrue\n", "")
 
 
+@pytest.mark.parametrize("call", ["openbrain.exec('true', sandbox=True)", "sandbox.open()"])
+def test_a_forked_child_asks_the_server_itself(python: Python, call: str) -> None:
+    """The thread that makes sandboxes on a server is the parent's."""
+    child = python(f"""
+import os, openbrain
+os.environ["OPENBRAIN_SERVER_URL"] = "http://127.0.0.1:9"
+def ask():
+    sandbox = openbrain.Sandbox()
+    try:
+        {call}
+    except openbrain.errors.SandboxUnavailableError:
+        print("refused", flush=True)
+ask()
+child = os.fork()
+if child == 0:
+    ask()
+    raise SystemExit
+os.waitpid(child, 0)
+""")
+    assert _end(child) == ("refused\nrefused\n", "")
+
+
+POOLED = """
+import os, sys, time, openbrain
+os.environ["OPENBRAIN_POOL"] = "1"
+def warm():
+    end = time.monotonic() + 20
+    while openbrain.exec("true", sandbox=True, network=False).start != "warm":
+        assert time.monotonic() < end
+    print("warm", flush=True)
+warm()
+if os.fork() == 0:
+    warm()
+    sys.exit()
+os.wait()
+warm()
+"""
+
+
+def test_a_forked_child_has_a_pool_of_its_own(python: Python) -> None:
+    assert _end(python(POOLED), 60) == ("warm\n" * 3, "")
+
+
 def test_multiprocessing_with_fork(python: Python) -> None:
     child = python("""
 import multiprocessing, openbrain

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import alive, sleeper, until
@@ -126,6 +127,107 @@ def test_waiting_gives_what_was_not_read() -> None:
     assert process.output is output
     with pytest.raises(openbrain.errors.CommandFailedError), Exec("exit 2").spawn() as failing:
         failing.wait(check=True)
+
+
+def test_waiting_after_the_last_event_gives_the_same_end() -> None:
+    with Exec("echo one; exit 3").spawn() as process:
+        events = list(process)
+        assert isinstance(events[-1], Ended)
+        assert process.wait() is events[-1].output
+        assert (process.wait().exit_code, process.wait().status) == (3, "exited")
+        with pytest.raises(openbrain.errors.CommandFailedError):
+            process.wait(check=True)
+        assert process.next_event() is None
+
+
+def test_waiting_twice_gives_the_same_result() -> None:
+    async def main() -> None:
+        async with await Exec("echo one; exit 3").spawn_async() as process:
+            both = await asyncio.gather(process.wait_async(), process.wait_async())
+            assert both[0] is both[1] is process.wait()
+            assert both[0].stdout == "one\n"
+
+    asyncio.run(main())
+
+
+def test_waiting_reads_what_a_writer_waits_for() -> None:
+    async def main() -> None:
+        big = b"x" * (8 << 20)
+        async with await Exec("cat").stdin(PIPE).spawn_async() as process:
+            _, output = await asyncio.wait_for(
+                asyncio.gather(process.write_async(big), process.wait_async()), 30
+            )
+            assert (output.exit_code, output.stdout_total) == (0, len(big))
+
+    asyncio.run(main())
+
+
+def test_giving_up_to_wait_kills_though_somebody_writes(mark: str) -> None:
+    async def main() -> None:
+        exec = Exec(["sh", "-c", "sleep 600; :", mark]).stdin(PIPE)
+        async with await exec.spawn_async() as process:
+            writer = asyncio.create_task(process.write_async(b"x" * (8 << 20)))
+            await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(process.wait_async(), 0.1)
+            assert alive(mark) == []
+            await writer
+
+    asyncio.run(main())
+
+
+class _GivenUp(BaseException):
+    pass
+
+
+def _give_up(pending: Any) -> None:
+    assert until(pending.done)
+    raise _GivenUp
+
+
+async def _give_up_async(pending: Any) -> None:
+    _give_up(pending)
+
+
+def test_an_event_that_comes_while_the_wait_is_given_up_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Ctrl-C and a cancellation do that come when the event is there and not taken yet."""
+    with Exec("echo one; read x; echo two").stdin(PIPE).spawn() as process:
+        with monkeypatch.context() as patch:
+            patch.setattr("openbrain.process.wait", _give_up)
+            patch.setattr("openbrain.process.wait_async", _give_up_async)
+            with pytest.raises(_GivenUp):
+                process.next_event()
+        assert process.next_event() == Stdout(data=b"one\n", text="one\n")
+        process.write("\n")
+        with monkeypatch.context() as patch:
+            patch.setattr("openbrain.process.wait_async", _give_up_async)
+            with pytest.raises(_GivenUp):
+                asyncio.run(process.next_event_async())
+        assert _text(list(process), Stdout) == "two\n"
+
+
+def test_output_is_waited_for_and_not_taken() -> None:
+    async def main() -> None:
+        exec = Exec("echo one; read x; echo two >&2; read x").stdin(PIPE)
+        async with await exec.spawn_async() as process:
+            assert process.wait_for_output("one", 20)
+            with pytest.raises(openbrain.errors.WaitTimeoutError, match="two"):
+                await process.wait_for_output_async(b"two", timedelta(milliseconds=50))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(process.wait_for_output_async("two"), 0.05)
+            await process.write_async("\n")
+            assert await process.wait_for_output_async("two", 20)
+            await process.write_async("\n")
+            assert not process.wait_for_output("three")
+            with pytest.raises(ValueError, match="bytes"):
+                process.wait_for_output("")
+            output = await process.wait_async()
+            assert (output.stdout, output.stderr) == ("one\n", "two\n")
+            assert not process.wait_for_output("one")
+
+    asyncio.run(main())
 
 
 def test_signals_reach_the_command() -> None:

@@ -70,12 +70,15 @@ fn contenders<'a>(
         ),
     ];
     if let Some(container) = container {
+        // What is in a directory, so that one that is there is not copied into.
+        let content = if source.is_dir() { "/." } else { "" };
         let there = format!("{container}:{inside}");
-        let back = there.clone();
+        let back = format!("{there}{content}");
+        let from = format!("{}{content}", source.display());
         all.push((
             format!("{what} up by docker cp"),
             Box::new(move |_| {
-                run(Command::new("docker").args(["cp", "-q"]).arg(source).arg(&there))
+                run(Command::new("docker").args(["cp", "-q"]).arg(&from).arg(&there))
             }),
         ));
         all.push((

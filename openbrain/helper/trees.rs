@@ -7,9 +7,9 @@ use core::{ffi::CStr, ptr::null_mut};
 use crate::{
     AT_FDCWD, EINTR, ENOENT,
     files::{
-        CLOEXEC, Closed, DIRECTORY, EEXIST, EINVAL, EIO, ENAMETOOLONG, NOFOLLOW, NONBLOCK,
-        PATH_MAX, Path, Result, check, look, make_all, next_bytes, open_directory, put, tell, walk,
-        write_all,
+        CLOEXEC, Closed, DIRECTORY, Detail, EEXIST, EINVAL, EIO, ENAMETOOLONG, ENOTDIR, NOFOLLOW,
+        NONBLOCK, PATH_MAX, Path, Result, check, look, make_all, next_bytes, open_directory, put,
+        tell, walk, write_all,
     },
     sys::number,
     syscall,
@@ -25,7 +25,6 @@ const WRITE_CREATE_NEW: usize = 0o301;
 enum Seek {
     Start = 0,
     Current = 1,
-    End = 2,
     Data = 3,
     Hole = 4,
 }
@@ -35,9 +34,12 @@ fn seek(fd: i32, offset: u64, seek: Seek) -> Result<u64> {
 }
 
 /// Tells of everything below a directory, the contents of files included: each in pieces with their
-/// length before them, the last of no length.
+/// length before them, the last of no length. Of a regular file it tells by a path of no length.
 pub fn pack(path: &CStr) -> Result {
-    let directory = open_directory(AT_FDCWD, path)?;
+    let directory = match open_directory(AT_FDCWD, path) {
+        Err(ENOTDIR) => return pack_file(path),
+        opened => opened?,
+    };
     let mut names = Names::default();
     walk(directory, &mut Path::empty(), 0, Closed::Failure, &mut |directory, name, path| {
         let entry = match tell(directory, name, path, Some(&mut names)) {
@@ -49,22 +51,40 @@ pub fn pack(path: &CStr) -> Result {
         }
         let flags = NOFOLLOW | NONBLOCK | CLOEXEC;
         let fd = check(syscall!(number::OPENAT, directory, name.as_ptr(), flags, 0))? as i32;
-        let (_, detail) = look(fd, c"")?;
-        let packed = match detail.bytes_on_disk < entry.size {
-            true => pack_with_holes(fd),
-            false => pack_bytes(fd, u64::MAX),
-        };
+        let packed = look(fd, c"").and_then(|(_, detail)| pack_content(fd, entry.size, &detail));
         syscall!(number::CLOSE, fd);
-        packed?;
-        put(&[0; 4])
+        packed
     })
 }
 
+fn pack_file(path: &CStr) -> Result {
+    // A named pipe would wait for its writer.
+    let fd = check(syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), NONBLOCK | CLOEXEC, 0))?;
+    let (mut entry, detail) = look(fd as i32, c"")?;
+    if entry.kind() != Entry::FILE {
+        return Err(EINVAL);
+    }
+    entry.has_content = 1;
+    put(wire::bytes_of(&entry))?;
+    pack_content(fd as i32, entry.size, &detail)
+}
+
+/// Tells exactly as much as was promised, whatever has become of the file: one that grows has no end,
+/// and what one has lost is a hole.
+fn pack_content(fd: i32, size: u64, detail: &Detail) -> Result {
+    match detail.bytes_on_disk < size {
+        true => pack_with_holes(fd, size)?,
+        false => pack_bytes(fd, size)?,
+    }
+    put(&[0; 4])
+}
+
+/// The next bytes, exactly so many.
 fn pack_bytes(fd: i32, mut count: u64) -> Result {
     while count > 0 {
         let bytes = next_bytes(fd, count)?;
         if bytes.is_empty() {
-            return Ok(());
+            return pack_hole(count);
         }
         put(&(bytes.len() as u32).to_ne_bytes())?;
         put(bytes)?;
@@ -73,24 +93,31 @@ fn pack_bytes(fd: i32, mut count: u64) -> Result {
     Ok(())
 }
 
-fn pack_with_holes(fd: i32) -> Result {
+fn pack_with_holes(fd: i32, size: u64) -> Result {
     let mut at = 0;
-    loop {
+    while at < size {
         let data = match seek(fd, at, Seek::Data) {
-            Ok(data) => data,
+            Ok(data) => data.min(size),
             // Nothing but a hole up to the end.
-            Err(ENXIO) => return pack_hole(seek(fd, 0, Seek::End)?.saturating_sub(at)),
+            Err(ENXIO) => size,
             // The file system does not tell.
             Err(_) => {
                 seek(fd, at, Seek::Start)?;
-                return pack_bytes(fd, u64::MAX);
+                return pack_bytes(fd, size - at);
             }
         };
         pack_hole(data - at)?;
-        at = seek(fd, data, Seek::Hole)?;
-        seek(fd, data, Seek::Start)?;
-        pack_bytes(fd, at - data)?;
+        at = match seek(fd, data, Seek::Hole) {
+            Ok(hole) => hole.min(size),
+            // It is shorter by now, or was only a hole.
+            Err(_) => size,
+        };
+        if data < at {
+            seek(fd, data, Seek::Start)?;
+            pack_bytes(fd, at - data)?;
+        }
     }
+    Ok(())
 }
 
 fn pack_hole(mut count: u64) -> Result {

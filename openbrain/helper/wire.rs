@@ -414,7 +414,8 @@ pub mod work {
     pub const REMOVE_ALL: &[u8] = b"remove-all";
     /// `(from, to)`
     pub const RENAME: &[u8] = b"rename";
-    /// `(directory)`: an entry for everything below, with contents.
+    /// `(path)`: an entry for everything below a directory, with contents; or one for a regular file, whose
+    /// path has no length.
     pub const PACK: &[u8] = b"pack";
     /// `(directory)`: makes what standard input tells of.
     pub const UNPACK: &[u8] = b"unpack";

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from .hints import typing
 from .output import Output
 from .record import Record
-from .request import seconds
-from .waiting import wait, wait_async
+from .waiting import seconds, wait, wait_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from datetime import timedelta
-    from typing import Any, Literal
-
     from ._openbrain import Background as Native
 
 __all__ = ["Background", "LogPart", "Logs"]
@@ -81,7 +80,7 @@ class Background:
         """Made by `Sandbox.start`."""
         self._native = native
         self._args = args
-        self._about: dict[str, Any] = native.about()
+        self._about: dict[str, typing.Any] = native.about()
 
     @property
     def exec_id(self) -> str:
@@ -96,11 +95,23 @@ class Background:
         return started_at
 
     @property
-    def status(self) -> Literal["exited", "signaled", "timed_out", "cancelled"] | None:
+    def status(self) -> typing.Literal["exited", "signaled", "timed_out", "cancelled"] | None:
         """How the command ended; `None` while it runs, and where that is not known."""
-        status: Literal["exited", "signaled", "timed_out", "cancelled"] | None
+        status: typing.Literal["exited", "signaled", "timed_out", "cancelled"] | None
         status = self._native.about()["status"]
         return status
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command has ended, or nobody can learn of its end any more."""
+        has_ended: bool = self._native.about()["has_ended"]
+        return has_ended
+
+    @property
+    def error(self) -> str | None:
+        """Why it is not known how the command ended, when it is not."""
+        error: str | None = self._native.about()["error"]
+        return error
 
     def logs(self, stdout: int = 0, stderr: int = 0) -> Logs:
         """What it has written.
@@ -155,7 +166,7 @@ class Background:
     def __repr__(self) -> str:
         return f"<Background {self.exec_id} {self.status or 'running'}>"
 
-    def _output(self, answer: tuple[dict[str, Any], bytes, bytes], check: bool) -> Output:
+    def _output(self, answer: tuple[dict[str, typing.Any], bytes, bytes], check: bool) -> Output:
         output = Output.of(self._args, answer)
         return output.check() if check else output
 

@@ -21,6 +21,8 @@ A command that fails is no exception unless `check=True` asks for one:
 
 from __future__ import annotations
 
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .output import Output
@@ -116,9 +118,15 @@ class SandboxLostError(OpenbrainError, ConnectionError):
 
 
 class FileFailedError(OpenbrainError, OSError):
-    """A file of a sandbox is missing, in the way or not permitted."""
+    """A file of a sandbox is missing, in the way or not permitted.
+
+    `errno` and `filename` say more where they are known.
+    """
 
     code = "file_failed"
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
 
 
 class SandboxFileNotFoundError(FileFailedError, FileNotFoundError):
@@ -246,30 +254,45 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
 
 
 # By the name of Rust's `std::io::ErrorKind`.
-_FILES: dict[str | None, type[FileFailedError]] = {
-    "NotFound": SandboxFileNotFoundError,
-    "PermissionDenied": SandboxFilePermissionError,
-    "AlreadyExists": SandboxFileExistsError,
-    "IsADirectory": SandboxIsADirectoryError,
-    "NotADirectory": SandboxNotADirectoryError,
+_FILES: dict[str | None, tuple[int, type[FileFailedError]]] = {
+    "NotFound": (errno.ENOENT, SandboxFileNotFoundError),
+    "PermissionDenied": (errno.EACCES, SandboxFilePermissionError),
+    "AlreadyExists": (errno.EEXIST, SandboxFileExistsError),
+    "IsADirectory": (errno.EISDIR, SandboxIsADirectoryError),
+    "NotADirectory": (errno.ENOTDIR, SandboxNotADirectoryError),
+    "DirectoryNotEmpty": (errno.ENOTEMPTY, FileFailedError),
+    "ReadOnlyFilesystem": (errno.EROFS, FileFailedError),
+    "StorageFull": (errno.ENOSPC, FileFailedError),
+    "FileTooLarge": (errno.EFBIG, FileFailedError),
+    "InvalidFilename": (errno.ENAMETOOLONG, FileFailedError),
 }
 
 
-def make(
-    code: str, message: str, retryable: bool, remedy: str | None, io_kind: str | None
+def make(  # noqa: PLR0917
+    code: str,
+    message: str,
+    retryable: bool,
+    remedy: str | None,
+    io_kind: str | None,
+    filename: str | None = None,
 ) -> OpenbrainError:
     """The exception for an error of the library. A code of a newer library is the base itself."""
-    known = (kind for kind in _CLASSES if kind.code == code)
-    kind = next(known, OpenbrainError)
-    if kind is FileFailedError:
-        kind = _FILES.get(io_kind, kind)
-    if kind is WaitFailedError and io_kind == "TimedOut":
-        kind = WaitTimeoutError
-    error = kind(message)
+    error = _made(code, message, io_kind, filename)
     error.code, error.retryable, error.remedy = code, retryable, remedy
     if remedy:
         error.add_note(f"hint: {remedy}")
     return error
+
+
+def _made(code: str, message: str, io_kind: str | None, filename: str | None) -> OpenbrainError:
+    known = (kind for kind in _CLASSES if kind.code == code)
+    kind = next(known, OpenbrainError)
+    if kind is FileFailedError and io_kind in _FILES:
+        number, kind = _FILES[io_kind]
+        return kind(number, message, filename)
+    if kind is WaitFailedError and io_kind == "TimedOut":
+        kind = WaitTimeoutError
+    return kind(message)
 
 
 def failed(result: Output) -> CommandFailedError:

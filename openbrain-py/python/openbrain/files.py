@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+from .hints import Path, typing
 from .record import Record
 from .waiting import wait, wait_async
+from .watch import FileWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Literal, TypeAlias
+    from ._openbrain import Files as Native
+    from ._openbrain import Sandbox
 
-    from ._openbrain import Sandbox as Native
-
-    _Path: TypeAlias = str | os.PathLike[str]
-
-__all__ = ["FileEntry", "Files", "Transfer"]
+__all__ = ["FileEntry", "Files", "Found", "Transfer"]
 
 
 class FileEntry(Record):
@@ -32,7 +31,7 @@ class FileEntry(Record):
     """
 
     path: str
-    kind: Literal["file", "directory", "link", "other"]
+    kind: typing.Literal["file", "directory", "link", "other"]
     mode: int
     size: int
     modified: float
@@ -55,8 +54,21 @@ class Transfer(Record):
     __slots__ = __match_args__ = ("entries", "bytes", "skipped")
 
 
-if TYPE_CHECKING:
-    _Entries: TypeAlias = list[FileEntry]
+class Found(Record):
+    """Entries that were found.
+
+    Attributes:
+        entries: The entries, by path.
+        truncated: Whether there are more.
+    """
+
+    entries: tuple[FileEntry, ...]
+    truncated: bool
+    __slots__ = __match_args__ = ("entries", "truncated")
+
+
+# `Files` has a verb of the name `list`.
+_Entries = list[FileEntry]
 
 
 class Files:
@@ -75,110 +87,188 @@ class Files:
 
     __slots__ = ("_open",)
 
-    def __init__(self, open: Callable[[], Native]) -> None:  # noqa: A002
+    def __init__(self, open: Callable[[], Sandbox]) -> None:  # noqa: A002
         """Made by `Sandbox`."""
         self._open = open
 
-    def read(self, path: _Path) -> bytes:
-        """The content of a regular file of up to 64 MiB."""
-        return wait(self._open().read(os.fspath(path)))
+    def read(self, path: Path, *, offset: int = 0, limit: int | None = None) -> bytes:
+        """The content of a regular file.
 
-    async def read_async(self, path: _Path) -> bytes:
+        Args:
+            path: The file.
+            offset: The byte to begin with. Beyond the end there is nothing to read.
+            limit: The most bytes to read; without one and an offset, a file of up to 64 MiB.
+        """
+        return wait(self._files().read(os.fspath(path), offset, limit))
+
+    async def read_async(self, path: Path, *, offset: int = 0, limit: int | None = None) -> bytes:
         """As `read`."""
-        return await wait_async(self._open().read(os.fspath(path)))
+        return await wait_async(self._files().read(os.fspath(path), offset, limit))
 
-    def write(self, path: _Path, content: bytes | str) -> None:
+    def write(self, path: Path, content: bytes | str) -> None:
         """Replaces the content of a file; makes it, and the directories above it."""
-        wait(self._open().write(os.fspath(path), _bytes(content), append=False))
+        wait(self._files().write(os.fspath(path), _bytes(content), append=False))
 
-    async def write_async(self, path: _Path, content: bytes | str) -> None:
+    async def write_async(self, path: Path, content: bytes | str) -> None:
         """As `write`."""
-        await wait_async(self._open().write(os.fspath(path), _bytes(content), append=False))
+        await wait_async(self._files().write(os.fspath(path), _bytes(content), append=False))
 
-    def append(self, path: _Path, content: bytes | str) -> None:
+    def append(self, path: Path, content: bytes | str) -> None:
         """Adds to the content of a file; makes it, and the directories above it."""
-        wait(self._open().write(os.fspath(path), _bytes(content), append=True))
+        wait(self._files().write(os.fspath(path), _bytes(content), append=True))
 
-    async def append_async(self, path: _Path, content: bytes | str) -> None:
+    async def append_async(self, path: Path, content: bytes | str) -> None:
         """As `append`."""
-        await wait_async(self._open().write(os.fspath(path), _bytes(content), append=True))
+        await wait_async(self._files().write(os.fspath(path), _bytes(content), append=True))
 
-    def stat(self, path: _Path) -> FileEntry:
+    def stat(self, path: Path) -> FileEntry:
         """What is known of a file."""
-        return FileEntry(**wait(self._open().stat(os.fspath(path))))
+        return FileEntry(**wait(self._files().stat(os.fspath(path))))
 
-    async def stat_async(self, path: _Path) -> FileEntry:
+    async def stat_async(self, path: Path) -> FileEntry:
         """As `stat`."""
-        return FileEntry(**await wait_async(self._open().stat(os.fspath(path))))
+        return FileEntry(**await wait_async(self._files().stat(os.fspath(path))))
 
-    def list(self, path: _Path = ".") -> _Entries:
+    def list(self, path: Path = ".") -> _Entries:
         """The entries of a directory, by name."""
-        return _entries(wait(self._open().entries(os.fspath(path))))
+        return _entries(wait(self._files().entries(os.fspath(path))))
 
-    async def list_async(self, path: _Path = ".") -> _Entries:
+    async def list_async(self, path: Path = ".") -> _Entries:
         """As `list`."""
-        return _entries(await wait_async(self._open().entries(os.fspath(path))))
+        return _entries(await wait_async(self._files().entries(os.fspath(path))))
 
-    def search(self, path: _Path, pattern: str) -> _Entries:
+    def search(self, path: Path, pattern: str) -> _Entries:
         """Everything below a directory whose name matches a pattern such as `*.py`."""
-        return _entries(wait(self._open().search(os.fspath(path), pattern)))
+        return _entries(wait(self._files().search(os.fspath(path), pattern)))
 
-    async def search_async(self, path: _Path, pattern: str) -> _Entries:
+    async def search_async(self, path: Path, pattern: str) -> _Entries:
         """As `search`."""
-        return _entries(await wait_async(self._open().search(os.fspath(path), pattern)))
+        return _entries(await wait_async(self._files().search(os.fspath(path), pattern)))
 
-    def mkdir(self, path: _Path) -> None:
+    def find(self, path: Path = ".", pattern: str | None = None, *, limit: int = 1000) -> Found:
+        """At most so many entries of a directory, or, with a pattern, of everything below it.
+
+        Which of them, when there are more, is up to the sandbox; up to 4 MiB of names.
+        """
+        return _found(wait(self._files().find(os.fspath(path), pattern, limit)))
+
+    async def find_async(
+        self, path: Path = ".", pattern: str | None = None, *, limit: int = 1000
+    ) -> Found:
+        """As `find`."""
+        return _found(await wait_async(self._files().find(os.fspath(path), pattern, limit)))
+
+    def watch(self, path: Path = ".") -> FileWatch:
+        """Watches a directory with everything below it: what happens from the return of it on.
+
+        Up to 4096 directories. A watch counts as a command of the sandbox.
+        """
+        return FileWatch(wait(self._files().watch(os.fspath(path))))
+
+    async def watch_async(self, path: Path = ".") -> FileWatch:
+        """As `watch`."""
+        return FileWatch(await wait_async(self._files().watch(os.fspath(path))))
+
+    def mkdir(self, path: Path) -> None:
         """Makes a directory, with those above it."""
-        wait(self._open().mkdir(os.fspath(path)))
+        wait(self._files().mkdir(os.fspath(path)))
 
-    async def mkdir_async(self, path: _Path) -> None:
+    async def mkdir_async(self, path: Path) -> None:
         """As `mkdir`."""
-        await wait_async(self._open().mkdir(os.fspath(path)))
+        await wait_async(self._files().mkdir(os.fspath(path)))
 
-    def remove(self, path: _Path) -> None:
+    def remove(self, path: Path) -> None:
         """Removes a file or an empty directory."""
-        wait(self._open().remove(os.fspath(path), whole=False))
+        wait(self._files().remove(os.fspath(path), whole=False))
 
-    async def remove_async(self, path: _Path) -> None:
+    async def remove_async(self, path: Path) -> None:
         """As `remove`."""
-        await wait_async(self._open().remove(os.fspath(path), whole=False))
+        await wait_async(self._files().remove(os.fspath(path), whole=False))
 
-    def remove_all(self, path: _Path) -> None:
+    def remove_all(self, path: Path) -> None:
         """Removes a file, or a directory with everything in it."""
-        wait(self._open().remove(os.fspath(path), whole=True))
+        wait(self._files().remove(os.fspath(path), whole=True))
 
-    async def remove_all_async(self, path: _Path) -> None:
+    async def remove_all_async(self, path: Path) -> None:
         """As `remove_all`."""
-        await wait_async(self._open().remove(os.fspath(path), whole=True))
+        await wait_async(self._files().remove(os.fspath(path), whole=True))
 
-    def rename(self, old: _Path, new: _Path) -> None:
+    def rename(self, old: Path, new: Path) -> None:
         """Renames a file or a directory."""
-        wait(self._open().rename(os.fspath(old), os.fspath(new)))
+        wait(self._files().rename(os.fspath(old), os.fspath(new)))
 
-    async def rename_async(self, old: _Path, new: _Path) -> None:
+    async def rename_async(self, old: Path, new: Path) -> None:
         """As `rename`."""
-        await wait_async(self._open().rename(os.fspath(old), os.fspath(new)))
+        await wait_async(self._files().rename(os.fspath(old), os.fspath(new)))
 
-    def upload(self, source: _Path, target: _Path) -> Transfer:
+    def upload(self, source: Path, target: Path) -> Transfer:
         """Copies what is in a directory of the host into one of the sandbox."""
-        return Transfer(**wait(self._open().upload(os.fspath(source), os.fspath(target))))
+        return Transfer(**wait(self._files().upload(os.fspath(source), os.fspath(target))))
 
-    async def upload_async(self, source: _Path, target: _Path) -> Transfer:
+    async def upload_async(self, source: Path, target: Path) -> Transfer:
         """As `upload`."""
-        answer = wait_async(self._open().upload(os.fspath(source), os.fspath(target)))
+        answer = wait_async(self._files().upload(os.fspath(source), os.fspath(target)))
         return Transfer(**await answer)
 
-    def download(self, source: _Path, target: _Path) -> Transfer:
+    def download(self, source: Path, target: Path) -> Transfer:
         """Copies what is in a directory of the sandbox into one of the host, and nowhere else."""
-        return Transfer(**wait(self._open().download(os.fspath(source), os.fspath(target))))
+        return Transfer(**wait(self._files().download(os.fspath(source), os.fspath(target))))
 
-    async def download_async(self, source: _Path, target: _Path) -> Transfer:
+    async def download_async(self, source: Path, target: Path) -> Transfer:
         """As `download`."""
-        answer = wait_async(self._open().download(os.fspath(source), os.fspath(target)))
+        answer = wait_async(self._files().download(os.fspath(source), os.fspath(target)))
         return Transfer(**await answer)
 
+    def upload_tar(self, target: Path, archive: bytes | Path) -> Transfer:
+        """Makes below a directory of the sandbox what a tar archive has, which is not compressed.
 
-def _entries(found: list[dict[str, Any]]) -> list[FileEntry]:
+        Nothing is written beside the directory, whatever the archive says. Pipes, devices, owners
+        and set-user-ID bits are left out.
+
+        Args:
+            target: The directory, which is made when it is missing.
+            archive: The archive itself, or the path of a file of the host.
+        """
+        return Transfer(**wait(self._files().upload_tar(os.fspath(target), *_archive(archive))))
+
+    async def upload_tar_async(self, target: Path, archive: bytes | Path) -> Transfer:
+        """As `upload_tar`."""
+        answer = wait_async(self._files().upload_tar(os.fspath(target), *_archive(archive)))
+        return Transfer(**await answer)
+
+    def download_tar(self, source: Path, archive: Path) -> int:
+        """Writes everything below a directory of the sandbox into a tar archive on the host.
+
+        What is in it was made in the sandbox: unpack it where a name or a link leads nowhere, or
+        use `download`.
+
+        Args:
+            source: The directory.
+            archive: Path of a file of the host, which is made or replaced.
+
+        Returns:
+            The length of the archive.
+        """
+        return wait(self._files().download_tar(os.fspath(source), os.fspath(archive)))
+
+    async def download_tar_async(self, source: Path, archive: Path) -> int:
+        """As `download_tar`."""
+        return await wait_async(self._files().download_tar(os.fspath(source), os.fspath(archive)))
+
+    def _files(self) -> Native:
+        return self._open().files()
+
+
+def _found(answer: tuple[list[dict[str, typing.Any]], bool]) -> Found:
+    found, truncated = answer
+    return Found(entries=_entries(found), truncated=truncated)
+
+
+def _archive(archive: bytes | Path) -> tuple[bytes | None, str]:
+    return (archive, "") if isinstance(archive, bytes) else (None, os.fspath(archive))
+
+
+def _entries(found: list[dict[str, typing.Any]]) -> list[FileEntry]:
     return [FileEntry(**entry) for entry in found]
 
 

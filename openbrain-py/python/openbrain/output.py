@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .errors import failed
-from .record import Record, short
+from collections.abc import Mapping
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Literal
+from .changes import Changes
+from .errors import failed
+from .hints import typing
+from .record import Record, short
 
 __all__ = ["Denial", "Isolation", "NetworkUse", "Output", "Resources"]
 
@@ -26,7 +25,7 @@ class Isolation(Record):
         limits: How each limit is enforced: `memory` by `cgroup v2`, `pids` by `rlimit`, and so on.
     """
 
-    level: Literal["none", "namespaces", "container"]
+    level: typing.Literal["none", "namespaces", "container"]
     namespaces: tuple[str, ...]
     filesystem: str
     network: str
@@ -94,7 +93,7 @@ class Resources(Record):
         "network",
     )
 
-    def __init__(self, *, network: list[dict[str, Any]], **fields: Any) -> None:
+    def __init__(self, *, network: list[dict[str, typing.Any]], **fields: typing.Any) -> None:
         super().__init__(network=[NetworkUse(**use) for use in network], **fields)
 
 
@@ -158,11 +157,12 @@ class Output(Record):
         isolation: What was really enforced.
         resources: What the command used, as far as the backend knows.
         denials: What the sandbox refused, as far as it knows.
+        changes: What the command has changed; `None` unless that was asked for.
         warnings: What the caller should know that is no failure.
     """
 
     args: str | tuple[str, ...]
-    status: Literal["exited", "signaled", "timed_out", "cancelled"]
+    status: typing.Literal["exited", "signaled", "timed_out", "cancelled"]
     exit_code: int | None
     signal: int | None
     success: bool
@@ -175,13 +175,14 @@ class Output(Record):
     stderr_total: int
     duration_ms: int
     started_at: str
-    backend: Literal["direct", "embedded", "opensandbox"]
+    backend: typing.Literal["direct", "embedded", "opensandbox"]
     sandbox_id: str | None
-    start: Literal["cold", "warm"] | None
+    start: typing.Literal["cold", "warm"] | None
     exec_id: str
     isolation: Isolation
     resources: Resources
     denials: tuple[Denial, ...]
+    changes: Changes | None
     warnings: tuple[str, ...]
     __slots__ = __match_args__ = (
         "args",
@@ -205,26 +206,32 @@ class Output(Record):
         "isolation",
         "resources",
         "denials",
+        "changes",
         "warnings",
     )
 
     @classmethod
-    def of(cls, args: str | tuple[str, ...], answer: tuple[dict[str, Any], bytes, bytes]) -> Output:
+    def of(
+        cls, args: str | tuple[str, ...], answer: tuple[dict[str, typing.Any], bytes, bytes]
+    ) -> Output:
         """The result that the native module gives: its JSON fields, and the bytes of its streams.
 
         In JSON `stdout_bytes` is the number of bytes that there were; in Python it is the bytes.
         """
         fields, stdout, stderr = answer
+        changes = fields.get("changes")
+        plain = {name: value for name, value in fields.items() if name not in _APART}
         return cls(
-            **{name: value for name, value in fields.items() if name not in _STREAMS},
+            **plain,
             args=args,
+            changes=None if changes is None else Changes.of(*changes),
             stdout_bytes=stdout,
             stderr_bytes=stderr,
             stdout_total=fields["stdout_bytes"],
             stderr_total=fields["stderr_bytes"],
         )
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: typing.Any) -> None:
         fields["isolation"] = Isolation(**fields["isolation"])
         fields["resources"] = Resources(**fields["resources"])
         fields["denials"] = [Denial(**denial) for denial in fields["denials"]]
@@ -279,7 +286,7 @@ class Output(Record):
             parts.append(f"stderr={short(self.stderr)}")
         return f"Output({', '.join(parts)})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, typing.Any]:
         r"""The result as the JSON of every edge has it, with `args` added.
 
         There `stdout` and `stderr` are texts, `stdout_bytes` and `stderr_bytes` the numbers of
@@ -296,6 +303,8 @@ class Output(Record):
             exact: bytes = getattr(self, f"{stream}_bytes")
             if not _is_utf8(exact):
                 fields[f"{stream}_base64"] = _base64(exact)
+        if self.changes is None:
+            del fields["changes"]
         return fields
 
     def to_json(self) -> str:
@@ -305,8 +314,16 @@ class Output(Record):
         return json.dumps(self.to_dict())
 
 
-_STREAMS = frozenset(
-    f"{stream}{form}" for stream in ("stdout", "stderr") for form in ("", "_base64", "_bytes")
+# What is not taken from the JSON fields as it is.
+_APART = frozenset(
+    (
+        "changes",
+        *(
+            f"{stream}{form}"
+            for stream in ("stdout", "stderr")
+            for form in ("", "_base64", "_bytes")
+        ),
+    )
 )
 
 

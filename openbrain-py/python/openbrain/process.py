@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import codecs
+from datetime import timedelta
 
+from .errors import OpenbrainError
+from .hints import typing
 from .output import Isolation, Output
 from .record import Record
-from .waiting import wait, wait_async
+from .waiting import seconds, wait, wait_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Self
 
+    from ._openbrain import Pending
     from ._openbrain import Process as Native
-    from .request import Exec
 
-__all__ = ["AsyncStream", "Ended", "Event", "Process", "Stderr", "Stdout", "Stream"]
+__all__ = ["Ended", "Event", "Process", "Stderr", "Stdout"]
 
 
 class _Chunk(Record):
@@ -112,7 +114,12 @@ class Process:
     def next_event(self) -> Event | None:
         """The next event; `None` after `Ended`."""
         while not self._queue:
-            answer = wait(self._native.next_event())
+            pending = self._native.next_event()
+            try:
+                answer = wait(pending)
+            except BaseException:
+                self._rescue(pending)
+                raise
             if answer is None:
                 return None
             self._record(*answer)
@@ -121,25 +128,59 @@ class Process:
     async def next_event_async(self) -> Event | None:
         """The next event; `None` after `Ended`. Cancelling it loses nothing."""
         while not self._queue:
-            answer = await wait_async(self._native.next_event())
+            pending = self._native.next_event()
+            try:
+                answer = await wait_async(pending)
+            except BaseException:
+                self._rescue(pending)
+                raise
             if answer is None:
                 return None
             self._record(*answer)
         return self._queue.pop(0)
 
+    def wait_for_output(self, text: bytes | str, timeout: float | timedelta | None = None) -> bool:
+        """Waits until standard output or standard error has this text; false when both have ended.
+
+        Events and the result have what was read meanwhile. A further call goes on behind what the
+        last one has found.
+
+        Args:
+            text: Up to 4096 bytes.
+            timeout: Seconds or a `timedelta` to wait at most.
+
+        Raises:
+            WaitTimeoutError: The time is over.
+            WaitFailedError: The command has said 8 MiB that nobody has read.
+        """
+        return wait(self._native.wait_for_output(_bytes(text), seconds(timeout)))
+
+    async def wait_for_output_async(
+        self,
+        text: bytes | str,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    ) -> bool:
+        """As `wait_for_output`. Cancelling it loses nothing, and leaves the command running."""
+        return await wait_async(self._native.wait_for_output(_bytes(text), seconds(timeout)))
+
     def wait(self, *, check: bool = False) -> Output:
         """Waits for the end; the result has the output that was not read as events.
 
-        Standard input is closed first.
+        Standard input is closed, as soon as what is being written is written. Whoever waits again
+        gets the same result. Ctrl-C kills the command.
 
         Args:
             check: Raise unless the command succeeds.
         """
-        return self._finish(wait(self._native.wait()), check)
+        if self.output is None:
+            self._finish(wait(self._native.wait()))
+        return self._result(check)
 
     async def wait_async(self, *, check: bool = False) -> Output:
         """As `wait`. Cancelling it kills the command."""
-        return self._finish(await wait_async(self._native.wait()), check)
+        if self.output is None:
+            self._finish(await wait_async(self._native.wait()))
+        return self._result(check)
 
     def write(self, data: bytes | str) -> None:
         """Writes to standard input; returns when the command has room for everything.
@@ -184,7 +225,7 @@ class Process:
         """As `close`."""
         await wait_async(self._native.close())
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> typing.Self:
         return self
 
     def __next__(self) -> Event:
@@ -193,7 +234,7 @@ class Process:
             raise StopIteration
         return event
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> typing.Self:
         return self
 
     async def __anext__(self) -> Event:
@@ -202,7 +243,7 @@ class Process:
             raise StopAsyncIteration
         return event
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> typing.Self:
         return self
 
     def __exit__(
@@ -213,7 +254,7 @@ class Process:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> typing.Self:
         return self
 
     async def __aexit__(
@@ -227,7 +268,7 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.exec_id} {self.backend}>"
 
-    def _record(self, kind: str, data: Any) -> None:
+    def _record(self, kind: str, data: typing.Any) -> None:
         if kind != "ended":
             self._append(kind, data, self._text[kind].decode(data))
             return
@@ -241,127 +282,26 @@ class Process:
         chunk = Stdout if stream == "stdout" else Stderr
         self._queue.append(chunk(data=data, text=text))
 
-    def _finish(self, answer: tuple[dict[str, Any], bytes, bytes], check: bool) -> Output:
-        self.output = Output.of(self._args, answer)
+    def _rescue(self, pending: Pending[tuple[str, typing.Any] | None]) -> None:
+        """Keeps an event that came in the moment in which the wait for it was given up."""
+        if not pending.done():
+            return
+        try:
+            answer = pending.take()
+        except OpenbrainError:
+            # It was taken, or is told again to whoever asks next.
+            return
+        if answer is not None:
+            self._record(*answer)
+
+    def _finish(self, answer: tuple[dict[str, typing.Any], bytes, bytes]) -> None:
+        # Somebody else who waited may have been faster.
+        if self.output is None:
+            self.output = Output.of(self._args, answer)
+
+    def _result(self, check: bool) -> Output:
+        assert self.output is not None
         return self.output.check() if check else self.output
-
-
-class Stream:
-    """The events of a command, which starts with the first of them.
-
-    Ending the loop early, by `close()`, the `with` block or an exception, kills the command.
-
-        >>> import openbrain
-        >>> for event in openbrain.Exec("echo one; sleep 0.1; echo two").stream():
-        ...     match event:
-        ...         case openbrain.Stdout(text=text):
-        ...             print("got", text.strip())
-        ...         case openbrain.Ended(output=output):
-        ...             print(output.exit_code)
-        got one
-        got two
-        0
-    """
-
-    __slots__ = ("_exec", "_process")
-
-    def __init__(self, exec: Exec) -> None:
-        """Made by `Exec.stream`."""
-        self._exec = exec
-        self._process: Process | None = None
-
-    @property
-    def output(self) -> Output | None:
-        """The result, after the last event."""
-        return None if self._process is None else self._process.output
-
-    def close(self) -> None:
-        """Kills the command, and waits until it is gone."""
-        if self._process is not None:
-            self._process.close()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Event:
-        try:
-            if self._process is None:
-                self._process = self._exec.spawn()
-            return next(self._process)
-        except StopIteration:
-            raise
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AsyncStream:
-    """The events of a command, which starts with the first of them, for `async for`.
-
-    Ending the loop early, by `close()`, the `async with` block or a cancellation, kills the
-    command.
-
-        >>> import asyncio, openbrain
-        >>> async def main():
-        ...     async for event in openbrain.Exec("echo one").stream_async():
-        ...         print(type(event).__name__)
-        >>> asyncio.run(main())
-        Stdout
-        Ended
-    """
-
-    __slots__ = ("_exec", "_process")
-
-    def __init__(self, exec: Exec) -> None:
-        """Made by `Exec.stream_async`."""
-        self._exec = exec
-        self._process: Process | None = None
-
-    @property
-    def output(self) -> Output | None:
-        """The result, after the last event."""
-        return None if self._process is None else self._process.output
-
-    async def close(self) -> None:
-        """Kills the command, and waits until it is gone."""
-        if self._process is not None:
-            await self._process.close_async()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        try:
-            if self._process is None:
-                self._process = await self._exec.spawn_async()
-            return await anext(self._process)
-        except (StopAsyncIteration, GeneratorExit):
-            raise
-        except BaseException:
-            await self.close()
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 def _bytes(data: bytes | str) -> bytes:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 from . import _openbrain as native  # pyright: ignore[reportPrivateUsage]
+from .hints import Path, Words, typing
 from .output import Output
-from .process import AsyncStream, Process, Stream
-from .record import Record, short
-from .waiting import wait, wait_async
+from .process import Process
+from .record import Record, short, thaw
+from .stream import AsyncStream, Stream
+from .waiting import seconds, wait, wait_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import timedelta
-    from typing import Any, Final, Literal, Protocol, Self, TypeAlias
-
     from ._openbrain import Pending
     from ._openbrain import Process as Native
 
-    _Path: TypeAlias = str | os.PathLike[str]
-    _Command: TypeAlias = str | Sequence[_Path]
-
-    class _Place(Protocol):
+    class _Place(typing.Protocol):
         """Where commands are run: the native module, or a native sandbox."""
 
         def run(
-            self, request: dict[str, Any], stdin: bytes | None
-        ) -> Pending[tuple[dict[str, Any], bytes, bytes]]: ...
-        def spawn(self, request: dict[str, Any], stdin: bytes | None) -> Pending[Native]: ...
+            self, request: dict[str, typing.Any], stdin: bytes | None
+        ) -> Pending[tuple[dict[str, typing.Any], bytes, bytes]]: ...
+        def spawn(self, request: dict[str, typing.Any], stdin: bytes | None) -> Pending[Native]: ...
 
 
-__all__ = ["INHERIT", "PIPE", "Exec", "Mount", "exec", "exec_async"]
+__all__ = ["INHERIT", "PIPE", "Exec", "Mount"]
 
 
 class Mount(Record):
@@ -50,14 +47,14 @@ class Mount(Record):
 
     source: str
     target: str
-    mode: Literal["rw", "ro", "overlay"]
+    mode: typing.Literal["rw", "ro", "overlay"]
     __slots__ = __match_args__ = ("source", "target", "mode")
 
     def __init__(
         self,
-        source: _Path,
-        target: _Path = "/workspace",
-        mode: Literal["rw", "ro", "overlay"] = "rw",
+        source: Path,
+        target: Path = "/workspace",
+        mode: typing.Literal["rw", "ro", "overlay"] = "rw",
     ) -> None:
         super().__init__(source=os.fspath(source), target=os.fspath(target), mode=mode)
 
@@ -67,7 +64,7 @@ class Stdin:
 
     __slots__ = ("_name", "form")
 
-    form: Final[dict[str, bool]]  # pyright: ignore[reportGeneralTypeIssues]
+    form: typing.Final[dict[str, bool]]  # pyright: ignore[reportGeneralTypeIssues]
 
     def __init__(self, name: str, form: dict[str, bool]) -> None:
         self._name = name
@@ -105,14 +102,14 @@ class Exec:
 
     __slots__ = ("_args", "_fields", "_place", "_stdin")
 
-    def __init__(self, command: _Command) -> None:
+    def __init__(self, command: Words) -> None:
         if isinstance(command, str):
             self._args: str | tuple[str, ...] = command
         elif isinstance(command, bytes | bytearray):
             raise TypeError("a command is a text or a sequence of texts, not bytes")
         else:
             self._args = tuple(os.fspath(part) for part in command)
-        self._fields: dict[str, Any] = {"command": self._args}
+        self._fields: dict[str, typing.Any] = {"command": self._args}
         self._stdin: bytes | None = None
         self._place: _Place = native
 
@@ -147,7 +144,7 @@ class Exec:
         """
         return self._with(timeout=seconds(timeout))
 
-    def workdir(self, path: _Path) -> Exec:
+    def workdir(self, path: Path) -> Exec:
         """Sets the working directory."""
         return self._with(workdir=os.fspath(path))
 
@@ -176,9 +173,9 @@ class Exec:
 
     def mount(
         self,
-        source: _Path | Mount,
-        target: _Path | None = None,
-        mode: Literal["rw", "ro", "overlay"] | None = None,
+        source: Path | Mount,
+        target: Path | None = None,
+        mode: typing.Literal["rw", "ro", "overlay"] | None = None,
     ) -> Exec:
         """Makes a host path visible in the sandbox.
 
@@ -193,7 +190,7 @@ class Exec:
             raise TypeError("a `Mount` has its target and mode already")
         return self._add("mounts", Mount(source, target or "/workspace", mode or "rw").to_dict())
 
-    def expose(self, path: _Path) -> Exec:
+    def expose(self, path: Path) -> Exec:
         """Makes a host path visible, read-only, at the same place: a tool chain in a home."""
         return self._add("expose", os.fspath(path))
 
@@ -247,6 +244,13 @@ class Exec:
         set_now = {name: value for name, value in given.items() if value is not None}
         return self._with(limits={**self._fields.get("limits", {}), **set_now})
 
+    def changes(self) -> Exec:
+        """Reports what the command has changed, as `Output.changes`; embedded sandboxes can.
+
+        The report takes its time in addition to the timeout: by what has changed, 30 s at most.
+        """
+        return self._with(changes=True)
+
     def tty(self, rows: int, cols: int) -> Exec:
         """Runs the command on a pseudo-terminal of this size."""
         return self._with(tty={"rows": rows, "cols": cols})
@@ -289,9 +293,20 @@ class Exec:
         """The events of the command for `async for`. It starts with the first of them."""
         return AsyncStream(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, typing.Any]:
         """The request as REST and MCP have it, but for standard input given as bytes."""
-        return dict(self._fields)
+        return {name: thaw(value) for name, value in self._fields.items()}
+
+    def __copy__(self) -> typing.Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> typing.Self:
+        return self
+
+    def __reduce__(self) -> tuple[typing.Any, ...]:
+        if self._place is not native:
+            raise TypeError("a command of a sandbox cannot be pickled")
+        return _restore, (type(self), self._args, self._fields, self._stdin)
 
     def __repr__(self) -> str:
         # Values of variables may be secrets, and so may standard input.
@@ -303,7 +318,7 @@ class Exec:
         rest = (f", {name}={short(value)}" for name, value in fields.items())
         return f"Exec({short(self._args)}{''.join(rest)})"
 
-    def _with(self, **fields: Any) -> Self:
+    def _with(self, **fields: typing.Any) -> typing.Self:
         changed = object.__new__(type(self))
         changed._args = self._args
         changed._place = self._place
@@ -314,130 +329,23 @@ class Exec:
         changed._fields = kept
         return changed
 
-    def _add(self, name: str, value: object) -> Self:
+    def _add(self, name: str, value: object) -> typing.Self:
         return self._with(**{name: [*self._fields.get(name, []), value]})
 
-    def _output(self, answer: tuple[dict[str, Any], bytes, bytes], check: bool) -> Output:
+    def _output(self, answer: tuple[dict[str, typing.Any], bytes, bytes], check: bool) -> Output:
         output = Output.of(self._args, answer)
         return output.check() if check else output
 
 
-def exec(
-    command: _Command | Exec,
-    *,
-    sandbox: bool | None = None,
-    timeout: float | timedelta | None = None,
-    workdir: _Path | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
-    shell: str | None = None,
-    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
-    expose: _Path | Iterable[_Path] = (),
-    network: bool | None = None,
-    allowed_ports: Iterable[int] | None = None,
-    allowed_domains: Iterable[str] | None = None,
-    allowed_hosts: Iterable[str] | None = None,
-    limits: Mapping[str, int | float | str] | None = None,
-    tty: tuple[int, int] | None = None,
-    check: bool = False,
-) -> Output:
-    r"""Runs a command to its end and collects its output.
-
-    A non-zero exit and a timeout are values. Ctrl-C kills the command with everything that it
-    started.
-
-        >>> import openbrain
-        >>> openbrain.exec("echo hello", sandbox=True, timeout=60).stdout
-        'hello\n'
-        >>> openbrain.exec(["echo", "$HOME"]).stdout
-        '$HOME\n'
-        >>> openbrain.exec("sleep 60", timeout=0.1).timed_out
-        True
-
-    Args:
-        command: A text is a script for the shell; a sequence is a program and its arguments,
-            without a shell.
-        sandbox: Whether to run in a sandbox; `None` as the settings say.
-        timeout: Seconds or a `timedelta` until the command and all its processes are killed;
-            `None` for the default of the settings.
-        workdir: Working directory; `/workspace` in a sandbox, the caller's own outside.
-        env: Environment variables to set. A sandbox has nothing else but a clean base.
-        stdin: What the command reads: bytes, a text, a host file by its path, `INHERIT`.
-        shell: The shell that runs a script; `/bin/sh` unless given.
-        mounts: Host directories to make visible in the sandbox: paths, `SRC:DST[:mode]`, `Mount`.
-        expose: Host paths to make visible, read-only, at the same place.
-        network: Whether the sandbox may reach the network; `None` as the settings say.
-        allowed_ports: The only TCP ports that the sandbox may reach.
-        allowed_domains: The only names that the sandbox may reach.
-        allowed_hosts: Private services that the sandbox may reach beside the public ones.
-        limits: Resource limits by name, as in `Exec.limits`.
-        tty: Run on a pseudo-terminal of so many rows and columns.
-        check: Raise `CommandFailedError` unless the command succeeds.
-
-    Raises:
-        OpenbrainError: The command could not be run.
-    """
-    options = {name: value for name, value in locals().items() if name not in ("command", "check")}
-    return build(command, **options).run(check=check)
-
-
-async def exec_async(
-    command: _Command | Exec,
-    *,
-    sandbox: bool | None = None,
-    timeout: float | timedelta | None = None,  # noqa: ASYNC109
-    workdir: _Path | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
-    shell: str | None = None,
-    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
-    expose: _Path | Iterable[_Path] = (),
-    network: bool | None = None,
-    allowed_ports: Iterable[int] | None = None,
-    allowed_domains: Iterable[str] | None = None,
-    allowed_hosts: Iterable[str] | None = None,
-    limits: Mapping[str, int | float | str] | None = None,
-    tty: tuple[int, int] | None = None,
-    check: bool = False,
-) -> Output:
-    r"""As `exec`, in an event loop. Cancelling it kills the command, before the call returns.
-
-    >>> import asyncio, openbrain
-    >>> asyncio.run(openbrain.exec_async("echo hello")).stdout
-    'hello\n'
-    """
-    options = {name: value for name, value in locals().items() if name not in ("command", "check")}
-    return await build(command, **options).run_async(check=check)
-
-
-def build(
-    command: _Command | Exec,
-    *,
-    timeout: float | timedelta | None = None,
-    workdir: _Path | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
-    mounts: _Path | Mount | Iterable[_Path | Mount] = (),
-    expose: _Path | Iterable[_Path] = (),
-    network: bool | None = None,
-    tty: tuple[int, int] | None = None,
-    **plain: Any,
+def _restore(
+    kind: type[Exec],
+    args: str | tuple[str, ...],
+    fields: dict[str, typing.Any],
+    stdin: bytes | None,
 ) -> Exec:
-    """The request of the keywords; those that are `None` or empty leave it as it is."""
-    exec = command if isinstance(command, Exec) else Exec(command)
-    if stdin is not None:
-        exec = exec.stdin(stdin)
-    given: dict[str, Any] = {
-        "timeout": seconds(timeout),
-        "workdir": None if workdir is None else os.fspath(workdir),
-        "env": environment(env or {}) or None,
-        "mounts": [mount_form(mount) for mount in several(mounts)] or None,
-        "expose": [os.fspath(path) for path in several(expose)] or None,
-        "allow_network": network,
-        "tty": None if tty is None else {"rows": tty[0], "cols": tty[1]},
-        **{name: _plain(value) for name, value in plain.items()},
-    }
-    return exec._with(**{name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportPrivateUsage]
+    exec = kind(args)._with(**fields)  # pyright: ignore[reportPrivateUsage]
+    exec._stdin = stdin  # pyright: ignore[reportPrivateUsage]
+    return exec
 
 
 def placed(exec: Exec, place: _Place) -> Exec:
@@ -447,16 +355,9 @@ def placed(exec: Exec, place: _Place) -> Exec:
     return moved
 
 
-def parts(exec: Exec) -> tuple[dict[str, Any], bytes | None, str | tuple[str, ...]]:
+def parts(exec: Exec) -> tuple[dict[str, typing.Any], bytes | None, str | tuple[str, ...]]:
     """The request, its standard input, and the command as it was given."""
     return exec._fields, exec._stdin, exec._args  # pyright: ignore[reportPrivateUsage]
-
-
-def seconds(timeout: float | timedelta | None) -> float | None:
-    """A time as the native module takes it."""
-    if timeout is None or isinstance(timeout, (int, float)):
-        return timeout
-    return timeout.total_seconds()
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -467,7 +368,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def mount_form(mount: _Path | Mount) -> str | dict[str, Any]:
+def mount_form(mount: Path | Mount) -> str | dict[str, typing.Any]:
     """A mount as the request has it."""
     if isinstance(mount, Mount):
         return mount.to_dict()
@@ -475,12 +376,6 @@ def mount_form(mount: _Path | Mount) -> str | dict[str, Any]:
     return mount if isinstance(mount, str) else Mount(mount).to_dict()
 
 
-def several(paths: Any) -> Iterable[Any]:
+def several(paths: typing.Any) -> Iterable[typing.Any]:
     """One path is as good as a list of one; a text is never meant as its characters."""
     return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    return dict(value) if hasattr(value, "keys") else list(value)

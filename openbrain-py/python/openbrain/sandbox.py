@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
-from ._openbrain import create
 from .background import Background
-from .files import Files
-from .output import Isolation, Output
+from .changes import Changes
+from .forward import Forward
+from .hints import Limits, Path, Words, typing
+from .opened import Opened
+from .output import Output
 from .record import Record
-from .request import Exec, build, environment, mount_form, parts, placed, seconds, several
-from .waiting import wait, wait_async
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import timedelta
-    from types import TracebackType
-    from typing import Any, Self, TypeAlias
-
-    from ._openbrain import Sandbox as Native
-    from .request import Mount, Stdin
-
-    _Path: TypeAlias = str | os.PathLike[str]
-    _Command: TypeAlias = str | Sequence[_Path] | Exec
+from .request import Exec, Mount, Stdin, environment, mount_form, parts, placed, several
+from .shell import Shell
+from .verbs import build
+from .waiting import seconds, wait, wait_async
 
 __all__ = ["Sandbox", "Volume"]
 
@@ -46,7 +39,7 @@ class Volume(Record):
     read_only: bool
     __slots__ = __match_args__ = ("container_path", "host_path", "read_only")
 
-    def __init__(self, *, container_path: _Path, host_path: _Path, read_only: bool = False) -> None:
+    def __init__(self, *, container_path: Path, host_path: Path, read_only: bool = False) -> None:
         super().__init__(
             container_path=os.fspath(container_path),
             host_path=os.fspath(host_path),
@@ -54,7 +47,7 @@ class Volume(Record):
         )
 
 
-class Sandbox:
+class Sandbox(Opened):
     r"""A sandbox that stays open: what one command leaves, the next one finds.
 
     `with` and `async with` open it and end it with everything in it; `await Sandbox.create(…)`
@@ -72,6 +65,8 @@ class Sandbox:
     Args:
         image: Image of the sandbox, on an OpenSandbox server; the embedded engine has none. `None`
             for that of the settings.
+        rootfs: Directory of this host with an unpacked image, whose system the sandbox has in place
+            of that of this host; of the embedded engine. Nothing is ever written to it.
         timeout: Seconds or a `timedelta` until the sandbox ends with everything in it; `None` for
             the default of the settings.
         volumes: Host directories to make visible, as the OpenSandbox SDK says it.
@@ -88,33 +83,32 @@ class Sandbox:
         labels: Labels, each part as a name is.
     """
 
-    __slots__ = ("_facts", "_native", "_request", "files")
-
-    files: Files
-    """The files of the sandbox."""
+    __slots__ = ()
 
     def __init__(
         self,
         image: str | None = None,
         *,
+        rootfs: Path | None = None,
         timeout: float | timedelta | None = None,
         volumes: Iterable[Volume] = (),
-        mounts: _Path | Mount | Iterable[_Path | Mount] = (),
-        expose: _Path | Iterable[_Path] = (),
+        mounts: Path | Mount | Iterable[Path | Mount] = (),
+        expose: Path | Iterable[Path] = (),
         env: Mapping[str, str] | None = None,
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         network: bool | None = None,
         allowed_ports: Iterable[int] | None = None,
         allowed_domains: Iterable[str] | None = None,
         allowed_hosts: Iterable[str] | None = None,
-        limits: Mapping[str, int | float | str] | None = None,
+        limits: Limits | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        places: list[str | dict[str, Any]] = [_volume_form(volume) for volume in volumes]
+        places: list[str | dict[str, typing.Any]] = [_volume_form(volume) for volume in volumes]
         places += [mount_form(mount) for mount in several(mounts)]
-        given: dict[str, Any] = {
+        given: dict[str, typing.Any] = {
             "image": image,
+            "rootfs": None if rootfs is None else os.fspath(rootfs),
             "timeout": seconds(timeout),
             "mounts": places,
             "expose": [os.fspath(path) for path in several(expose)],
@@ -128,30 +122,28 @@ class Sandbox:
             "name": name,
             "labels": dict(labels or {}),
         }
-        self._request = {name: value for name, value in given.items() if value is not None}
-        self._native: Native | None = None
-        self._facts: dict[str, Any] = {}
-        self.files = Files(self._open)
+        super().__init__({name: value for name, value in given.items() if value is not None})
 
     @classmethod
     async def create(
         cls,
         image: str | None = None,
         *,
+        rootfs: Path | None = None,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109
         volumes: Iterable[Volume] = (),
-        mounts: _Path | Mount | Iterable[_Path | Mount] = (),
-        expose: _Path | Iterable[_Path] = (),
+        mounts: Path | Mount | Iterable[Path | Mount] = (),
+        expose: Path | Iterable[Path] = (),
         env: Mapping[str, str] | None = None,
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         network: bool | None = None,
         allowed_ports: Iterable[int] | None = None,
         allowed_domains: Iterable[str] | None = None,
         allowed_hosts: Iterable[str] | None = None,
-        limits: Mapping[str, int | float | str] | None = None,
+        limits: Limits | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> Self:
+    ) -> typing.Self:
         r"""Opens a sandbox with these arguments.
 
         >>> import asyncio
@@ -169,87 +161,45 @@ class Sandbox:
         await sandbox.open_async()
         return sandbox
 
-    def open(self) -> None:
-        """Opens the sandbox, as `with` does."""
-        self._opened(wait(create(self._unopened())))
-
-    async def open_async(self) -> None:
-        """As `open`, as `async with` does."""
-        self._opened(await wait_async(create(self._unopened())))
-
-    @property
-    def id(self) -> str:
-        """Name of the sandbox, unique and unguessable."""
-        fact: str = self._fact("id")
-        return fact
-
-    @property
-    def name(self) -> str | None:
-        """The name for people, when it was given one."""
-        fact: str | None = self._fact("name")
-        return fact
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The labels that it was given."""
-        return dict(self._fact("labels"))
-
-    @property
-    def backend(self) -> str:
-        """Where it is: `embedded` or `opensandbox`."""
-        fact: str = self._fact("backend")
-        return fact
-
-    @property
-    def isolation(self) -> Isolation:
-        """What is enforced around everything in it."""
-        return Isolation(**self._fact("isolation"))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the caller should know about it that is no error."""
-        return tuple(self._fact("warnings"))
-
     def exec(
         self,
-        command: _Command,
+        command: Words | Exec,
         *,
         timeout: float | timedelta | None = None,
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
+        limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
         check: bool = False,
     ) -> Output:
         """Runs a command in the sandbox to its end, with the arguments of `openbrain.exec`.
 
-        A command that ends by itself leaves its background processes running.
+        A command that ends by itself leaves its background processes running. Of the limits,
+        `output` and `open_files` are those of a command; the others are the sandbox's.
         """
-        exec = build(
-            command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell, tty=tty
-        )
-        return self.command(exec).run(check=check)
+        options = {k: v for k, v in locals().items() if k not in ("self", "command", "check")}
+        return self.command(build(command, **options)).run(check=check)
 
     async def exec_async(
         self,
-        command: _Command,
+        command: Words | Exec,
         *,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
+        limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
         check: bool = False,
     ) -> Output:
         """As `exec`. Cancelling it kills the command, not the sandbox."""
-        exec = build(
-            command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell, tty=tty
-        )
-        return await self.command(exec).run_async(check=check)
+        options = {k: v for k, v in locals().items() if k not in ("self", "command", "check")}
+        return await self.command(build(command, **options)).run_async(check=check)
 
-    def command(self, command: _Command) -> Exec:
+    def command(self, command: Words | Exec) -> Exec:
         r"""The request of a command that runs in this sandbox, to `run`, `stream` or `spawn` it.
 
         >>> from openbrain import Sandbox
@@ -262,13 +212,14 @@ class Sandbox:
 
     def start(
         self,
-        command: _Command,
+        command: Words | Exec,
         *,
         timeout: float | timedelta | None = None,
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
+        limits: Limits | None = None,
     ) -> Background:
         r"""Starts a command in the background, with the arguments of `openbrain.exec`.
 
@@ -279,23 +230,24 @@ class Sandbox:
         ...     sandbox.exec("echo beside it").stdout
         'beside it\n'
         """
-        exec = build(command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell)
-        request, given, args = parts(exec)
+        options = {k: v for k, v in locals().items() if k not in ("self", "command")}
+        request, given, args = parts(build(command, **options))
         return Background(wait(self._open().start(request, given)), args)
 
     async def start_async(
         self,
-        command: _Command,
+        command: Words | Exec,
         *,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109
-        workdir: _Path | None = None,
+        workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
+        limits: Limits | None = None,
     ) -> Background:
         """As `start`."""
-        exec = build(command, timeout=timeout, workdir=workdir, env=env, stdin=stdin, shell=shell)
-        request, given, args = parts(exec)
+        options = {k: v for k, v in locals().items() if k not in ("self", "command")}
+        request, given, args = parts(build(command, **options))
         return Background(await wait_async(self._open().start(request, given)), args)
 
     def wait_for_port(self, port: int, timeout: float | timedelta) -> None:
@@ -310,97 +262,53 @@ class Sandbox:
         """As `wait_for_port`."""
         await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
 
-    def renew(self, timeout: float | timedelta) -> None:
-        """Lets the sandbox end in so much time from now, instead of when it would have."""
-        wait(self._open().renew(seconds(timeout) or 0))
+    def shell(self, program: str | None = None) -> Shell:
+        """A shell whose working directory and exported variables persist.
 
-    async def renew_async(self, timeout: float | timedelta) -> None:  # noqa: ASYNC109
-        """As `renew`."""
-        await wait_async(self._open().renew(seconds(timeout) or 0))
-
-    def pause(self) -> None:
-        """Stops every process in the sandbox. Its time goes on, and so do deadlines."""
-        wait(self._open().pause())
-
-    async def pause_async(self) -> None:
-        """As `pause`."""
-        await wait_async(self._open().pause())
-
-    def resume(self) -> None:
-        """Lets every process in the sandbox go on."""
-        wait(self._open().resume())
-
-    async def resume_async(self) -> None:
-        """As `resume`."""
-        await wait_async(self._open().resume())
-
-    def kill(self) -> None:
-        """Ends the sandbox with everything in it. One that has ended already is as good."""
-        wait(self._open().kill())
-
-    async def kill_async(self) -> None:
-        """As `kill`."""
-        await wait_async(self._open().kill())
-
-    def keep(self) -> None:
-        """Leaves the sandbox to itself until the end of its time.
-
-        Neither dropping it nor the end of this process ends it any more.
+        Args:
+            program: A shell that understands what `sh` does, such as `bash`; `None` for `sh`.
         """
-        wait(self._open().keep())
+        return Shell(self._open().shell(program))
 
-    async def keep_async(self) -> None:
-        """As `keep`."""
-        await wait_async(self._open().keep())
+    def forward(self, port: int, local: tuple[str, int] = ("127.0.0.1", 0)) -> Forward:
+        """Makes a TCP port of the sandbox reachable at a loopback address of this host.
 
-    def __enter__(self) -> Self:
-        if self._native is None:
-            self.open()
-        return self
+        Args:
+            port: The port in the sandbox.
+            local: Address and port of this host; port 0 is one that the system chooses.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
+        Raises:
+            InvalidRequestError: The address is not the loopback address.
+            ConnectionFailedError: It cannot be listened on.
+        """
+        return Forward(wait(self._open().forward(port, *local)))
 
-    async def __aenter__(self) -> Self:
-        if self._native is None:
-            await self.open_async()
-        return self
+    async def forward_async(self, port: int, local: tuple[str, int] = ("127.0.0.1", 0)) -> Forward:
+        """As `forward`."""
+        return Forward(await wait_async(self._open().forward(port, *local)))
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.kill_async()
+    def changes(self) -> Changes:
+        r"""What its commands have changed until now, in `overlay` mounts and in what it has itself.
 
-    def __repr__(self) -> str:
-        return f"<Sandbox {self.id} {self.backend}>" if self._facts else "<Sandbox, not open>"
+        Changes are for the end: they are applied when the sandbox is gone. Embedded sandboxes can.
 
-    def _unopened(self) -> dict[str, Any]:
-        if self._native is not None:
-            raise RuntimeError("the sandbox is open already")
-        return self._request
+        >>> import pathlib
+        >>> from openbrain import Sandbox
+        >>> pathlib.Path("old").write_text("one\n")
+        4
+        >>> with Sandbox(network=False, mounts=".:/workspace:overlay") as sandbox:
+        ...     _ = sandbox.exec("echo two >> old")
+        ...     saved = sandbox.changes().save()
+        >>> saved.apply().paths
+        ('/workspace/old',)
+        """
+        return Changes.of(*wait(self._open().changes()))
 
-    def _opened(self, native: Native) -> None:
-        self._native = native
-        self._facts = native.facts()
-
-    def _open(self) -> Native:
-        if self._native is None:
-            raise RuntimeError("the sandbox is not open; use `with`, or `await Sandbox.create(…)`")
-        return self._native
-
-    def _fact(self, name: str) -> Any:
-        self._open()
-        return self._facts[name]
+    async def changes_async(self) -> Changes:
+        """As `changes`."""
+        return Changes.of(*await wait_async(self._open().changes()))
 
 
-def _volume_form(volume: Volume) -> dict[str, Any]:
+def _volume_form(volume: Volume) -> dict[str, typing.Any]:
     mode = "ro" if volume.read_only else "rw"
     return {"source": volume.host_path, "target": volume.container_path, "mode": mode}

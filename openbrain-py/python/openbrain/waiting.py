@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from datetime import timedelta
     from typing import TypeVar
 
     from ._openbrain import Pending
@@ -71,3 +72,10 @@ async def _ready(
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def seconds(timeout: float | timedelta | None) -> float | None:
+    """A time as the native module takes it."""
+    if timeout is None or isinstance(timeout, (int, float)):
+        return timeout
+    return timeout.total_seconds()

@@ -4,25 +4,24 @@
 //! Every path is opened below the directory of its mount, with no link on the way (`openat2(2)`): the
 //! host may have swapped a directory for a link since the report was made, and may do so now.
 
+mod host;
+mod place;
+mod steps;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
-use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid},
-    io::Errno,
-};
-
+use rustix::fs::Mode;
 use serde::Serialize;
 
+use self::{host::Host, steps::Applying};
 use super::{
-    EntryKind, content,
-    folder::{Fingerprint, Folder, by_descriptor, name, names, stat_at},
-    saved::{Item, SavedChanges, SavedMount},
+    EntryKind,
+    folder::Fingerprint,
+    saved::{Item, SavedChanges},
     text::{self, quoted},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -62,14 +61,7 @@ impl SavedChanges {
         let selected = self.select(paths)?;
         let mut hosts = self.manifest.mounts.iter().map(Host::open).collect::<Result<Vec<_>>>()?;
         self.check(&selected, &hosts)?;
-        let mut applying = Applying {
-            saved: self,
-            hosts: &mut hosts,
-            selected: &selected,
-            done: HashSet::new(),
-            first_links: HashMap::new(),
-            applied: Applied::default(),
-        };
+        let mut applying = Applying::new(self, &mut hosts, &selected);
         let outcome = applying.run();
         let (done, mut applied) = (applying.done, applying.applied);
         applied.paths.sort();
@@ -213,330 +205,6 @@ impl Item {
 fn permissions(before: Option<Fingerprint>, after: Option<Fingerprint>) -> u32 {
     let [before, after] = [before, after].map(|print| print.map_or(0, |print| print.permissions()));
     after & 0o1777 | after & before & 0o6000
-}
-
-/// A mount's directory on the host.
-#[derive(Debug)]
-struct Host {
-    folder: Folder,
-    owner: Option<(Uid, Gid)>,
-    /// Directories, and the permissions that they get in the end, the last first.
-    modes: Vec<(OwnedFd, Mode)>,
-}
-
-impl Host {
-    fn open(mount: &SavedMount) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let source = quoted(&mount.source);
-        let root = rustix::fs::open(&mount.source, flags, Mode::empty()).map_err(|error| {
-            Error::new(ErrorKind::FileFailed, format!("cannot open {source}"))
-                .with_source(io::Error::from(error))
-        })?;
-        let found = rustix::fs::fstat(&root)
-            .map_err(|e| Error::system(format!("cannot look at {source}"), e))?;
-        if found.st_ino != mount.inode {
-            return Err(moved_on([source.as_str()].into_iter(), 1));
-        }
-        let owner = mount.owner.filter(|_| rustix::process::geteuid().is_root());
-        let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
-        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new() })
-    }
-
-    /// Whether the host has what it had when the report was made.
-    fn is_unchanged(&self, item: &Item) -> io::Result<bool> {
-        let parent = self.folder.parent(&item.path)?;
-        let found = stat_at(parent.as_fd(), name(&item.path)?)?.map(|stat| stat.print);
-        Ok(match (&item.before, &found) {
-            (None, None) => true,
-            (Some(before), Some(found)) => before.is_same(found),
-            _ => false,
-        })
-    }
-
-    /// Whether a directory has nothing in it but what is known.
-    fn holds_only(&self, item: &Item, is_known: impl Fn(&Path) -> bool) -> io::Result<bool> {
-        let names = names(&self.folder.directory(&item.path)?, usize::MAX)?;
-        Ok(names.iter().all(|name| is_known(&item.path.join(name))))
-    }
-
-    /// Opens the directory that an entry is in, to be written to.
-    fn parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
-        let parent = self.folder.parent(path)?;
-        let mode = Mode::from_raw_mode(rustix::fs::fstat(&parent)?.st_mode & 0o7777);
-        let needed = Mode::WUSR | Mode::XUSR;
-        if !mode.contains(needed) && !rustix::process::geteuid().is_root() {
-            rustix::fs::chmod(by_descriptor(&parent), mode | needed)?;
-            self.modes.push((parent.try_clone()?, mode));
-        }
-        Ok(parent)
-    }
-
-    fn give(&self, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-        if let Some((user, group)) = self.owner {
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(directory, name, Some(user), Some(group), flags)?;
-        }
-        Ok(())
-    }
-
-    /// Gives directories their permissions, and waits until everything is on disk.
-    fn finish(&mut self) -> io::Result<()> {
-        let mut outcome = Ok(());
-        for (directory, mode) in self.modes.drain(..).rev() {
-            let set = rustix::fs::chmod(by_descriptor(&directory), mode);
-            outcome = outcome.and(set.map_err(io::Error::from));
-        }
-        let root = self.folder.open(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        rustix::fs::syncfs(root)?;
-        outcome
-    }
-}
-
-/// The way through the selected entries.
-struct Applying<'a> {
-    saved: &'a SavedChanges,
-    hosts: &'a mut [Host],
-    selected: &'a BTreeSet<usize>,
-    done: HashSet<usize>,
-    /// The first path of each file with several.
-    first_links: HashMap<(usize, u64), PathBuf>,
-    applied: Applied,
-}
-
-/// What failed on which path.
-type Failed = (PathBuf, io::Error);
-
-impl Applying<'_> {
-    /// What is new and modified comes first, each directory before what is in it, and what is deleted
-    /// last: whoever interrupts this has too much rather than too little.
-    fn run(&mut self) -> Result<(), Failed> {
-        let saved = self.saved;
-        for index in self.selected {
-            let item = &saved.manifest.items[*index];
-            let Some(after) = item.after else { continue };
-            if matches!(after.kind(), EntryKind::Socket | EntryKind::Device) {
-                self.applied.skipped.push(item.change.path.clone());
-                self.done.insert(*index);
-                continue;
-            }
-            if item.empties_directory() {
-                self.delete(|other| {
-                    other.mount == item.mount && other.path.starts_with(&item.path)
-                })?;
-            }
-            self.step(*index, Self::make)?;
-        }
-        self.delete(|_| true)
-    }
-
-    /// Deletes what is to be deleted and fits, the innermost first.
-    fn delete(&mut self, fits: impl Fn(&Item) -> bool) -> Result<(), Failed> {
-        let saved = self.saved;
-        for index in self.selected.iter().rev() {
-            let item = &saved.manifest.items[*index];
-            if item.after.is_none() && !self.done.contains(index) && fits(item) {
-                self.step(*index, Self::remove)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn step(
-        &mut self,
-        index: usize,
-        work: fn(&mut Self, &Item) -> io::Result<()>,
-    ) -> Result<(), Failed> {
-        let saved = self.saved;
-        let item = &saved.manifest.items[index];
-        let unchanged = self.hosts[item.mount].is_unchanged(item);
-        let outcome = match unchanged {
-            Ok(true) => work(self, item),
-            Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
-            Err(error) => Err(error),
-        };
-        outcome.map_err(|error| (item.change.path.clone(), error))?;
-        self.done.insert(index);
-        self.applied.paths.push(item.change.path.clone());
-        Ok(())
-    }
-
-    fn remove(&mut self, item: &Item) -> io::Result<()> {
-        let parent = self.hosts[item.mount].parent(&item.path)?;
-        let flags = if item.empties_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        match rustix::fs::unlinkat(&parent, name(&item.path)?, flags) {
-            Err(Errno::NOTEMPTY) => Err(io::ErrorKind::ResourceBusy.into()),
-            removed => Ok(removed?),
-        }
-    }
-
-    fn make(&mut self, item: &Item) -> io::Result<()> {
-        let kind = item.after.map(|after| after.kind());
-        let host = &mut self.hosts[item.mount];
-        let is_directory = kind == Some(EntryKind::Directory);
-        if is_directory && !item.is_new_directory() {
-            let directory = host.folder.open(&item.path, OFlags::PATH | OFlags::DIRECTORY)?;
-            rustix::fs::chmod(by_descriptor(&directory), item.mode() | Mode::RWXU)?;
-            host.modes.push((directory, item.mode()));
-            return Ok(());
-        }
-        let parent = host.parent(&item.path)?;
-        let temporary = temporary_name()?;
-        let made = self
-            .build(item, parent.as_fd(), &temporary)
-            .and_then(|()| put_in_place(parent.as_fd(), &temporary, item));
-        if made.is_err() {
-            let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-            let _ = rustix::fs::unlinkat(&parent, &*temporary, flags);
-            return made;
-        }
-        let host = &mut self.hosts[item.mount];
-        if is_directory {
-            let directory = host.folder.open(&item.path, OFlags::PATH | OFlags::DIRECTORY)?;
-            // The host hands this bit of a directory down itself.
-            let inherited = rustix::fs::fstat(&directory)?.st_mode & 0o2000;
-            host.modes.push((directory, item.mode() | Mode::from_raw_mode(inherited)));
-        }
-        Ok(())
-    }
-
-    /// Makes an entry by a name that nobody knows.
-    fn build(&mut self, item: &Item, parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-        let Some(after) = item.after else { return Ok(()) };
-        if self.link_to_another(item, parent, name)? {
-            return Ok(());
-        }
-        let host = &self.hosts[item.mount];
-        match after.kind() {
-            EntryKind::Directory => {
-                rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-                host.give(parent, name)
-            }
-            EntryKind::Link => {
-                let target = item.change.target.as_deref().ok_or(io::ErrorKind::InvalidData)?;
-                rustix::fs::symlinkat(target, parent, name)?;
-                host.give(parent, name)
-            }
-            EntryKind::Fifo => {
-                rustix::fs::mkfifoat(parent, name, Mode::empty())?;
-                host.give(parent, name)?;
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fifo = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-                Ok(rustix::fs::chmod(by_descriptor(&fifo), item.mode())?)
-            }
-            EntryKind::File => self.write_file(item, after, parent, name),
-            EntryKind::Socket | EntryKind::Device => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    fn write_file(
-        &self,
-        item: &Item,
-        after: Fingerprint,
-        parent: BorrowedFd<'_>,
-        name: &str,
-    ) -> io::Result<()> {
-        let number = item.content.ok_or(io::ErrorKind::InvalidData)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut file = File::from(file);
-        content::copy(&self.saved.content(number)?, &mut file)?;
-        self.hosts[item.mount].give(parent, name)?;
-        rustix::fs::fchmod(&file, item.mode())?;
-        let (seconds, nanoseconds) = after.mtime;
-        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let modified = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds) };
-        // A time that the file system cannot keep is no reason to fail.
-        let _ = rustix::fs::futimens(
-            &file,
-            &Timestamps { last_access: keep, last_modification: modified },
-        );
-        match item.before {
-            // What replaces something must be whole before that is gone.
-            Some(_) => file.sync_all(),
-            None => Ok(()),
-        }
-    }
-
-    /// Links an entry to a path that is the same file, if there is one.
-    fn link_to_another(
-        &mut self,
-        item: &Item,
-        parent: BorrowedFd<'_>,
-        temporary: &str,
-    ) -> io::Result<bool> {
-        let Some(number) = item.content.filter(|number| number & 1 == 1) else { return Ok(false) };
-        let host = &self.hosts[item.mount];
-        let key = (item.mount, number);
-        let (path, expected) = match (&item.anchor, self.first_links.get(&key)) {
-            (Some(anchor), _) => {
-                let found = host.folder.stat(&anchor.path)?.map(|stat| stat.print);
-                let same = found.is_some_and(|found| anchor.print.is_same_content(&found));
-                if !same {
-                    return Err(io::ErrorKind::ResourceBusy.into());
-                }
-                (anchor.path.clone(), anchor.print.inode)
-            }
-            (None, Some(first)) => {
-                let found = host.folder.stat(first)?.ok_or(io::ErrorKind::ResourceBusy)?;
-                (first.clone(), found.print.inode)
-            }
-            (None, None) => {
-                self.first_links.insert(key, item.path.clone());
-                return Ok(false);
-            }
-        };
-        let from = host.folder.parent(&path)?;
-        rustix::fs::linkat(&from, name(&path)?, parent, temporary, AtFlags::empty())?;
-        let linked = stat_at(parent, temporary.as_ref())?;
-        match linked.is_some_and(|linked| linked.print.inode == expected) {
-            true => Ok(true),
-            false => Err(io::ErrorKind::ResourceBusy.into()),
-        }
-    }
-}
-
-/// Gives an entry its name: at once, and never over something that was not there before.
-fn put_in_place(parent: BorrowedFd<'_>, temporary: &str, item: &Item) -> io::Result<()> {
-    let name = name(&item.path)?;
-    let rename = |flags| rustix::fs::renameat_with(parent, temporary, parent, name, flags);
-    let is_directory = |print: Option<Fingerprint>| {
-        print.is_some_and(|print| print.kind() == EntryKind::Directory)
-    };
-    match (is_directory(item.before), is_directory(item.after)) {
-        _ if item.before.is_none() => match rename(RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => Err(io::ErrorKind::ResourceBusy.into()),
-            // Not every file system has it; that there was nothing is known.
-            Err(Errno::INVAL | Errno::NOSYS) => Ok(rename(RenameFlags::empty())?),
-            renamed => Ok(renamed?),
-        },
-        (false, false) => {
-            rename(RenameFlags::empty())?;
-            // Two links of one file are not renamed over each other (`rename(2)`).
-            match rustix::fs::unlinkat(parent, temporary, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        }
-        (was_directory, _) => {
-            let flags = if was_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-            match rename(RenameFlags::EXCHANGE) {
-                Ok(()) => Ok(rustix::fs::unlinkat(parent, temporary, flags)?),
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    rustix::fs::unlinkat(parent, name, flags)?;
-                    Ok(rename(RenameFlags::empty())?)
-                }
-                Err(error) => Err(error.into()),
-            }
-        }
-    }
-}
-
-/// A name that nobody has, and that tells whose it is when it is left behind.
-fn temporary_name() -> io::Result<String> {
-    let mut bytes = [0u8; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!(".openbrain-{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 #[cfg(test)]

@@ -40,12 +40,18 @@ pub(super) fn is_same(a: &File, b: &File, size: u64, deadline: Instant) -> io::R
     Ok(true)
 }
 
-/// Copies a file into an empty one; where the first has holes so has the second.
-pub(super) fn copy(from: &File, to: &mut File) -> io::Result<()> {
+/// Copies a file into an empty one; where the first has holes so has the second. At most so many bytes
+/// are read beside the holes: who writes on and makes a hole behind is not followed for ever.
+///
+/// # Errors
+///
+/// `FileTooLarge` when there is more.
+pub(super) fn copy(from: &File, to: &mut File, most: u64) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
-    let mut at = 0;
+    let (mut at, mut left) = (0, most);
     while let Some(start) = next_data(from, at)? {
         let end = rustix::fs::seek(from, SeekFrom::Hole(start))?;
+        left = left.checked_sub(end - start).ok_or(io::ErrorKind::FileTooLarge)?;
         rustix::fs::seek(&*to, SeekFrom::Start(start))?;
         at = start;
         while at < end {
@@ -57,6 +63,7 @@ pub(super) fn copy(from: &File, to: &mut File) -> io::Result<()> {
                 break;
             }
         }
+        at = end;
     }
     to.set_len(from.metadata()?.len())
 }
@@ -95,9 +102,13 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
 mod tests {
     use std::{
         fs::File,
+        io::ErrorKind,
         os::unix::fs::{FileExt, MetadataExt},
+        sync::atomic::{AtomicBool, Ordering},
         time::{Duration, Instant},
     };
+
+    use rustix::fs::{FallocateFlags, fallocate};
 
     use super::{copy, is_same, read};
 
@@ -121,9 +132,43 @@ mod tests {
         assert!(!same(&a, &sparse(&[(b"begin", 0), (b"x", 1 << 40), (b"end", HUGE - 3)], HUGE)));
         assert!(!same(&a, &sparse(&[(b"begin", 0)], HUGE)));
         let mut b = tempfile::tempfile().unwrap();
-        copy(&a, &mut b).unwrap();
+        copy(&a, &mut b, 1 << 20).unwrap();
         assert!(same(&a, &b));
         assert!(b.metadata().unwrap().blocks() < 1 << 12);
+    }
+
+    /// A file that is longer at each look, because somebody writes on, and never has more than a
+    /// little: what was written is a hole again.
+    #[test]
+    fn a_file_that_moves_on_is_not_followed() {
+        const PART: u64 = 1 << 20;
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let from = File::from(rustix::fs::memfd_create("moves on", flags).unwrap());
+        let (writer, done) = (from.try_clone().unwrap(), AtomicBool::new(false));
+        from.write_all_at(&vec![1; 2 * PART as usize], 0).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let content = vec![1; PART as usize];
+                let mut at = 2 * PART;
+                while !done.load(Ordering::Relaxed) {
+                    writer.write_all_at(&content, at).unwrap();
+                    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    fallocate(&writer, punch, at - 2 * PART, PART).unwrap();
+                    at += PART;
+                }
+            });
+            let most = from.metadata().unwrap().blocks() * 512;
+            for _ in 0..20 {
+                let mut to = tempfile::tempfile().unwrap();
+                // Whether it fails is a matter of who is faster.
+                let _ = copy(&from, &mut to, most);
+                assert!(to.metadata().unwrap().blocks() * 512 <= most + PART);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut to = tempfile::tempfile().unwrap();
+        let error = copy(&sparse(&[(&[1; 9000], 0)], 9000), &mut to, 8999).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod content;
 mod diff;
 mod folder;
 mod layers;
+mod names;
 mod saved;
 mod text;
 mod walk;
@@ -29,7 +30,7 @@ pub use self::{
 };
 pub(crate) use self::{
     folder::Folder,
-    layers::{Layer, Lower},
+    layers::{Given, Layer, Lower},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -37,7 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) const MOST_ENTRIES: usize = 100_000;
 
 /// What the commands of a sandbox have changed: in mounts of the mode `overlay`, and in what a sandbox has
-/// of its own.
+/// of its own, its system's directories among it where they can be written to.
 ///
 /// Compared are kinds, permissions, contents and the targets of links. A file that was rewritten with
 /// the same content, or only touched, has not changed; neither has a directory whose entries did. Not
@@ -48,9 +49,10 @@ pub struct Changes {
     /// The name by which they are applied or discarded, once they are saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// What has changed, each directory before what is in it; at most 100,000 entries.
+    /// What has changed, each directory before what is in it: at most 100,000 entries, whose paths take
+    /// at most 16 MiB together.
     pub entries: Vec<Change>,
-    /// Whether something is missing: there were more entries than that, the report took longer than
+    /// Whether something is missing: there was more than that, the report took longer than
     /// 30 seconds, or a directory could not be read.
     pub truncated: bool,
     /// Where the new contents are.

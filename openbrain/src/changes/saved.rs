@@ -63,8 +63,19 @@ pub(super) struct SavedMount {
     #[serde(with = "text::path")]
     pub(super) source: PathBuf,
     pub(super) inode: u64,
+    /// The file system that it is on, where that is known.
+    #[serde(default)]
+    pub(super) device: Option<Device>,
     /// Whom new files belong to; `None` for whoever applies them.
     pub(super) owner: Option<(u32, u32)>,
+}
+
+/// A file system, by its number. That is another one after the next start of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Device {
+    number: u64,
+    /// The start of the machine since which it has the number.
+    boot: String,
 }
 
 /// An entry with what it takes to apply it.
@@ -100,8 +111,10 @@ pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedCh
         ));
     };
     if changes.truncated {
-        return Err(Error::invalid("a truncated list of changes cannot be saved")
-            .with_remedy("mount a smaller directory as overlay: at most 100000 files may change"));
+        return Err(Error::invalid("a truncated list of changes cannot be saved").with_remedy(
+            "mount a smaller directory as overlay: at most 100000 files may change, with paths of \
+                 16 MiB together",
+        ));
     }
     let cannot = |error: io::Error| {
         let what = format!("cannot save the changes in `{}`", directory.display());
@@ -134,9 +147,11 @@ fn plan(changes: &Changes, written: &Written) -> (Vec<SavedMount>, Vec<Item>) {
         let layer = &written.layers.layers[origin.layer];
         let Some(lower) = layer.mount() else { continue };
         let mount = *known.entry(origin.layer).or_insert_with(|| {
-            let inode = rustix::fs::fstat(lower.folder.root()).map_or(0, |stat| stat.st_ino);
+            let found = rustix::fs::fstat(lower.folder.root());
+            let (inode, device) = found.map_or((0, 0), |stat| (stat.st_ino, stat.st_dev));
             let (target, source) = (layer.target.clone(), lower.path.clone());
-            mounts.push(SavedMount { target, source, inode, owner: lower.owner });
+            let device = Some(Device::of(device));
+            mounts.push(SavedMount { target, source, inode, device, owner: lower.owner });
             mounts.len() - 1
         });
         let Origin { layer: _, path, before, has_moved, after, anchor, is_linked } = origin;
@@ -156,6 +171,19 @@ fn plan(changes: &Changes, written: &Written) -> (Vec<SavedMount>, Vec<Item>) {
         });
     }
     (mounts, items)
+}
+
+impl Device {
+    /// The file system of this number (`st_dev`, `stat(2)`) now.
+    pub(super) fn of(number: u64) -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { number, boot: boot.trim_end().to_owned() }
+    }
+
+    /// Whether this is known to be another one.
+    pub(super) fn is_other(&self, other: &Self) -> bool {
+        self.boot == other.boot && self.number != other.number
+    }
 }
 
 impl SavedChanges {
@@ -304,7 +332,16 @@ fn copy_unchanged(upper: &Folder, item: &Item, to: &mut File) -> io::Result<()> 
         io::Error::other(what)
     };
     let from = upper.file(&item.path)?;
-    content::copy(&from, to)?;
+    // It lies in memory, where the blocks of a file are exactly what it has beside holes.
+    let meta = from.metadata()?;
+    let most = meta.blocks() * 512;
+    if meta.len() != item.after.map_or(0, |after| after.size) {
+        return Err(changed());
+    }
+    content::copy(&from, to, most).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => changed(),
+        _ => error,
+    })?;
     let found = upper.stat(&item.path)?.ok_or_else(changed)?.print;
     let expected = item.after.ok_or_else(changed)?;
     // Letting ourselves in has changed the permissions, and the time of that.

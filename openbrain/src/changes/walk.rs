@@ -1,13 +1,12 @@
 //! The comparison of what was written with what is below it.
 
+mod compare;
+
 use std::{
     collections::{BTreeSet, HashMap},
     ffi::{OsStr, OsString},
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStringExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -16,9 +15,10 @@ use std::{
 use rustix::fs::OFlags;
 
 use super::{
-    Change, ChangeKind, EntryKind, Layer, Layers, MOST_ENTRIES, NoDiff, content,
-    diff::{self, Budget},
-    folder::{Fingerprint, Folder, Stat, by_descriptor, names, stat_at},
+    Change, ChangeKind, EntryKind, Layer, Layers, MOST_ENTRIES, NoDiff,
+    diff::Budget,
+    folder::{self, Fingerprint, Folder, Stat, by_descriptor, stat_at},
+    names::{self, Names},
 };
 
 /// The longest time for one report.
@@ -79,6 +79,15 @@ struct Walk {
     origins: Vec<Origin>,
     is_truncated: bool,
     budget: Budget,
+    names: Names,
+}
+
+/// What waits to be looked at.
+#[derive(Default)]
+struct Waiting {
+    tasks: Vec<Task>,
+    /// The length of their paths.
+    bytes: usize,
 }
 
 /// Compares every layer; returns the entries, where they are, and whether something is missing.
@@ -127,16 +136,21 @@ impl OneLayer<'_> {
         let mount = lower.map(|lower| lower.mount);
         let is_merged = lower.is_some();
         let root = Task { path: PathBuf::new(), upper, lower, is_merged, has_moved: false };
-        let mut left = Vec::new();
+        let mut left = Waiting::default();
         self.push_children(&root, &mut left);
         while let Some(mut task) = left.pop() {
-            let is_full = self.walk.entries.len() == MOST_ENTRIES || left.len() > MOST_WAITING;
-            if is_full || self.layers.is_given_up() || Instant::now() > self.deadline {
+            let is_full = self.walk.entries.len() == MOST_ENTRIES || self.walk.names.is_spent();
+            if is_full
+                || left.is_full()
+                || self.layers.is_given_up()
+                || Instant::now() > self.deadline
+            {
                 self.walk.is_truncated = true;
                 break;
             }
             // What another mount covers on the host, the sandbox sees, and nobody here.
-            if task.lower.is_some_and(|lower| Some(lower.mount) != mount) {
+            let is_covered = task.lower.is_some_and(|lower| Some(lower.mount) != mount);
+            if is_covered && self.given(&task).is_none() {
                 (task.lower, task.has_moved) = (None, true);
             }
             self.visit(&task);
@@ -147,12 +161,12 @@ impl OneLayer<'_> {
     }
 
     /// Adds what is in a directory to what is left, so that the first name is the next.
-    fn push_children(&mut self, task: &Task, left: &mut Vec<Task>) {
+    fn push_children(&mut self, task: &Task, left: &mut Waiting) {
         if ![task.upper, task.lower].iter().flatten().any(Stat::is_directory) {
             return;
         }
         match self.children(task) {
-            Ok(children) => left.extend(children.into_iter().rev()),
+            Ok(children) => left.extend(children),
             Err(_) => self.walk.is_truncated = true,
         }
     }
@@ -170,23 +184,35 @@ impl OneLayer<'_> {
         let mut found: BTreeSet<OsString> = BTreeSet::new();
         let hidden = if is_merged { None } else { lower.as_ref() };
         for directory in [upper.as_ref(), hidden].into_iter().flatten() {
-            found.extend(names(directory, MOST_ENTRIES)?);
+            found.extend(folder::names(directory, MOST_ENTRIES)?);
         }
+        let given = self.layer.given.keys().filter(|path| path.parent() == Some(&task.path));
+        found.extend(given.filter_map(|path| path.file_name()).map(OsStr::to_owned));
         let stat = |directory: &Option<OwnedFd>, name: &OsStr| match directory {
             Some(directory) => stat_at(directory.as_fd(), name),
             None => Ok(None),
         };
-        let mut children = Vec::with_capacity(found.len());
+        let (mut children, mut length) = (Vec::new(), 0);
         for name in found {
+            // In a deep directory each name is a long path.
+            length += task.length() + name.len();
+            if length > names::MOST_WAITING {
+                self.walk.is_truncated = true;
+                break;
+            }
             let mut written = stat(&upper, &name)?;
             // Elsewhere a device with these numbers is one that a command has made.
             if self.layer.lower.is_some() {
                 written = written.filter(|stat| !stat.is_whiteout);
             }
-            let below = stat(&lower, &name)?;
+            let path = task.path.join(&name);
+            let below = match self.layer.given.get(&path) {
+                Some(given) => Some(given.stat(written.as_ref())),
+                None => stat(&lower, &name)?,
+            };
             if written.is_some() || below.is_some() {
                 children.push(Task {
-                    path: task.path.join(name),
+                    path,
                     upper: written,
                     lower: below,
                     is_merged,
@@ -201,7 +227,7 @@ impl OneLayer<'_> {
     fn visit(&mut self, task: &Task) {
         let mut change = match (&task.upper, &task.lower) {
             (None, None) => return,
-            (Some(_), None) if self.layer.skeleton.contains(&task.path) => return,
+            (Some(_), lower) if self.layer.is_skeleton(&task.path, lower.as_ref()) => return,
             (Some(upper), None) => Some((ChangeKind::Added, self.details(task, Some(upper), None))),
             (None, Some(lower)) => {
                 Some((ChangeKind::Deleted, self.details(task, None, Some(lower))))
@@ -234,95 +260,15 @@ impl OneLayer<'_> {
         }
     }
 
-    /// What makes two entries different, if they are.
-    fn difference(&mut self, task: &Task, upper: &Stat, lower: &Stat) -> Option<Details> {
-        let is_same = upper.kind() == lower.kind()
-            && match upper.kind() {
-                EntryKind::File => self.is_same_content(task, upper, lower),
-                EntryKind::Link => {
-                    let below = self.layer.lower.as_ref();
-                    let below = below.and_then(|lower| link(&lower.folder, task).ok());
-                    below.is_some() && link(&self.layer.upper, task).ok() == below
-                }
-                _ => true,
-            };
-        match (is_same, upper.print.mode == lower.print.mode) {
-            (true, true) => None,
-            (true, false) => Some(Details { target: self.target(task, upper), diff: None }),
-            (false, _) => Some(self.details(task, Some(upper), Some(lower))),
-        }
-    }
-
-    fn is_same_content(&self, task: &Task, upper: &Stat, lower: &Stat) -> bool {
-        let Some(below) = self.layer.lower.as_ref() else { return false };
-        if upper.print.size != lower.print.size || !below.may_be_read(lower.uid, lower.print.mode) {
-            return false;
-        }
-        let compare = || {
-            let (new, old) = (self.layer.upper.file(&task.path)?, below.folder.file(&task.path)?);
-            content::is_same(&new, &old, upper.print.size, self.deadline)
-        };
-        // What cannot be compared is taken for changed.
-        compare().unwrap_or(false)
-    }
-
-    fn details(&mut self, task: &Task, new: Option<&Stat>, old: Option<&Stat>) -> Details {
-        let is_file = |stat: &&Stat| stat.kind() == EntryKind::File;
-        let (new_file, old_file) = (new.filter(is_file), old.filter(is_file));
-        let target = new.or(old).and_then(|stat| self.target(task, stat));
-        let diff = match (new_file, old_file) {
-            (None, None) => None,
-            (new, old) => Some(self.diff(task, new, old)),
-        };
-        Details { target, diff }
-    }
-
-    /// Where a link leads, or has led.
-    fn target(&self, task: &Task, stat: &Stat) -> Option<PathBuf> {
-        if stat.kind() != EntryKind::Link {
-            return None;
-        }
-        match task.upper {
-            Some(_) => link(&self.layer.upper, task).ok(),
-            None => link(&self.layer.lower.as_ref()?.folder, task).ok(),
-        }
-    }
-
-    /// The diff of a file whose content has changed.
-    fn diff(
-        &mut self,
-        task: &Task,
-        new: Option<&Stat>,
-        old: Option<&Stat>,
-    ) -> Result<String, NoDiff> {
-        let may_be_read = |old: &Stat| {
-            let lower = self.layer.lower.as_ref();
-            lower.is_some_and(|lower| lower.may_be_read(old.uid, old.print.mode))
-        };
-        if old.is_some_and(|old| !may_be_read(old)) {
-            return Err(NoDiff::Unreadable);
-        }
-        if [new, old].into_iter().flatten().any(|stat| stat.print.size > diff::LONGEST) {
-            return Err(NoDiff::TooLarge);
-        }
-        if self.walk.budget.is_spent() {
-            return Err(NoDiff::Limit);
-        }
-        let read = |folder: &Folder| -> io::Result<Option<Vec<u8>>> {
-            content::read(&folder.file(&task.path)?, diff::LONGEST)
-        };
-        let new = new.map(|_| read(&self.layer.upper)).transpose();
-        let old = old.and(self.layer.lower.as_ref()).map(|lower| read(&lower.folder)).transpose();
-        let (Ok(new), Ok(old)) = (new, old) else { return Err(NoDiff::Unreadable) };
-        if matches!(new, Some(None)) || matches!(old, Some(None)) {
-            return Err(NoDiff::TooLarge);
-        }
-        let (new, old) = (new.flatten(), old.flatten());
-        self.walk.budget.diff(&task.path, old.as_deref(), new.as_deref())
-    }
-
     fn note(&mut self, task: &Task, change: ChangeKind, details: Details, is_linked: bool) {
         let Some(now) = task.upper.or(task.lower) else { return };
+        let path = self.layer.seen(&task.path);
+        let mount = self.layer.mount().map(|_| self.layer.target.clone());
+        let texts = [Some(&path), mount.as_ref(), details.target.as_ref()];
+        if !texts.into_iter().flatten().all(|text| self.walk.names.take(text)) {
+            self.walk.is_truncated = true;
+            return;
+        }
         let both = task.upper.and(task.lower);
         let (diff, no_diff) = match details.diff {
             Some(Ok(diff)) => (Some(diff), None),
@@ -330,8 +276,8 @@ impl OneLayer<'_> {
             None => (None, None),
         };
         self.walk.entries.push(Change {
-            path: self.layer.seen(&task.path),
-            mount: self.layer.mount().map(|_| self.layer.target.clone()),
+            path,
+            mount,
             change,
             kind: now.kind(),
             old_kind: both.map(|old| old.kind()).filter(|old| *old != now.kind()),
@@ -382,12 +328,41 @@ impl OneLayer<'_> {
         for group in std::mem::take(&mut self.groups).into_values() {
             let mut first = group.anchor.as_ref().map(|(path, _)| self.layer.seen(path));
             for member in group.members {
-                let entry = &mut self.walk.entries[member];
-                entry.hard_link_to = first.clone();
+                // One that found no room is not there.
+                let Some(entry) = self.walk.entries.get_mut(member) else { continue };
+                if first.as_ref().is_none_or(|first| self.walk.names.take(first)) {
+                    entry.hard_link_to.clone_from(&first);
+                } else {
+                    self.walk.is_truncated = true;
+                }
                 first.get_or_insert_with(|| entry.path.clone());
                 self.walk.origins[member].anchor = group.anchor.clone();
             }
         }
+    }
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        self.tasks.len() > MOST_WAITING || self.bytes > names::MOST_WAITING
+    }
+
+    /// Adds the entries of a directory, of which the first is the next.
+    fn extend(&mut self, children: Vec<Task>) {
+        self.bytes += children.iter().map(Task::length).sum::<usize>();
+        self.tasks.extend(children.into_iter().rev());
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        let task = self.tasks.pop()?;
+        self.bytes -= task.length();
+        Some(task)
+    }
+}
+
+impl Task {
+    fn length(&self) -> usize {
+        self.path.as_os_str().len()
     }
 }
 
@@ -396,11 +371,4 @@ fn is_opaque(directory: &OwnedFd) -> bool {
     let mut value = [0; 2];
     let found = rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value[..]);
     found.is_ok_and(|length| value[..length] == *b"y")
-}
-
-/// Where a symbolic link leads.
-fn link(folder: &Folder, task: &Task) -> io::Result<PathBuf> {
-    let link = folder.open(&task.path, OFlags::PATH)?;
-    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
-    Ok(OsString::from_vec(target.into_bytes()).into())
 }

@@ -180,7 +180,7 @@ impl Files<'_> {
             if content.len() > MOST_READ {
                 let path = path.display();
                 return Err(Error::invalid(format!("`{path}` is longer than 64 MiB"))
-                    .with_remedy("download the directory that it is in"));
+                    .with_remedy("download it, or read it piece by piece"));
             }
         }
         Ok(content)
@@ -331,15 +331,46 @@ impl Files<'_> {
     /// when it is missing. Links are copied as links, files with several names and files with holes as
     /// what they are; permissions and times of files are kept. What has a name that is written to is
     /// replaced, and a link on the way there is not followed.
+    ///
+    /// A regular file is copied to the path `to`, in place of a file of that name; the directories above
+    /// it are made when they are missing.
+    ///
+    /// Of the host nothing is read outside of `from`, though a sandbox changes it meanwhile: no link is
+    /// followed, not even `from` itself, and pipes, sockets and devices are left out. A file that grows
+    /// is copied up to where it ended.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// use openbrain::Sandbox;
+    ///
+    /// let sandbox = Sandbox::builder().create().await?;
+    /// sandbox.files().upload("project", "/workspace/project").await?;
+    /// sandbox.files().upload("notes.txt", "/workspace/notes.txt").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn upload(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Transfer> {
         tree::upload(self.0, from.as_ref(), to.as_ref()).await
     }
 
     /// Copies everything below a directory of the sandbox to a directory of the host, which is made
-    /// when it is missing, as [`Files::upload`] does. Files of the same name are replaced.
+    /// when it is missing, as [`Files::upload`] does. Files of the same name are replaced. A regular file
+    /// is copied to the path `to`.
     ///
-    /// Nothing is written outside of that directory, whatever the sandbox says: links are made and
-    /// never followed, set-user-ID bits are dropped, pipes, sockets and devices are left out.
+    /// Nothing is written outside of that directory, or beside that file, whatever the sandbox says:
+    /// links are made and never followed, set-user-ID bits are dropped, pipes, sockets and devices are
+    /// left out. A file that grows is copied up to where it ended.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> openbrain::Result<()> {
+    /// use openbrain::Sandbox;
+    ///
+    /// let sandbox = Sandbox::builder().create().await?;
+    /// sandbox.files().download("/workspace/target", "target").await?;
+    /// sandbox.files().download("/workspace/report.txt", "report.txt").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn download(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Transfer> {
         tree::download(self.0, from.as_ref(), to.as_ref()).await
     }

@@ -32,6 +32,9 @@ use crate::{
 /// How much of an archive is on its way.
 const BUFFER: usize = 64 * 1024;
 
+/// How many zeros an archive may have for holes: a file that takes no room has as many as it likes.
+const MOST_ZEROS: u64 = 64 << 30;
+
 /// The longest extended header that is read: a path, where it leads, and what nobody here needs.
 const MOST_EXTENDED: u64 = 64 * 1024;
 
@@ -46,11 +49,12 @@ pub struct TarStream {
 }
 
 impl Files<'_> {
-    /// Everything below a directory of the sandbox, as a tar archive that is read while it is made.
+    /// Everything below a directory of the sandbox, as a tar archive that is read while it is made; or a
+    /// regular file, by its name.
     ///
     /// Names are relative to the directory. Permissions, owners, times, symbolic links and files with
-    /// several names are in it; pipes, sockets and devices are not, and holes are zeros. It is of the
-    /// form that every `tar` reads (`ustar`, extended by POSIX.1-2001 where something does not fit).
+    /// several names are in it; pipes, sockets and devices are not, and holes are zeros, of which there
+    /// may be 64 GiB: beyond that, [`Files::download`] keeps them as holes. It is of the form that every `tar` reads (`ustar`, extended by POSIX.1-2001 where something does not fit).
     ///
     /// What is in it was made in the sandbox: unpack it where a name or a link leads nowhere, or use
     /// [`Files::download`].
@@ -71,9 +75,12 @@ impl Files<'_> {
     ///
     /// What fails later is an error of the stream, which then does not come to its end.
     pub async fn download_tar(&self, path: impl AsRef<Path>) -> Result<TarStream> {
-        let work = Work::start(self.0, work::PACK, &[path.as_ref()], Stdin::Null).await?;
+        let path = path.as_ref();
+        let work = Work::start(self.0, work::PACK, &[path], Stdin::Null).await?;
+        let name = path.file_name().map(PathBuf::from);
         let (archive, to) = duplex(BUFFER);
-        Ok(TarStream { archive, packing: Some(tokio::spawn(pack(work, to))) })
+        let packing = tokio::spawn(pack(work, name, to));
+        Ok(TarStream { archive, packing: Some(packing) })
     }
 
     /// Makes below a directory of the sandbox, which is made when it is missing, what a tar archive
@@ -120,11 +127,14 @@ impl Files<'_> {
     }
 }
 
-/// Writes what the helper tells of as an archive.
-async fn pack(mut work: Work, mut to: DuplexStream) -> Result<()> {
-    // Whoever reads the archive has gone.
-    let gone = |error: io::Error| failed("cannot write the archive", error);
-    while let Some((entry, described)) = work.next_entry().await? {
+/// Writes what the helper tells of as an archive; a single file has this name.
+async fn pack(mut work: Work, mut name: Option<PathBuf>, mut to: DuplexStream) -> Result<()> {
+    let mut zeros = MOST_ZEROS;
+    while let Some((entry, mut described)) = work.next_entry().await? {
+        let name = name.take();
+        if described.path.as_os_str().is_empty() && described.kind == FileKind::File {
+            described.path = name.ok_or_else(|| work.garbled())?;
+        }
         // Whoever unpacks it relies on its names.
         let is_below =
             |path: &Path| path_below(path.as_os_str().as_bytes()).is_ok_and(|p| p == path);
@@ -133,34 +143,55 @@ async fn pack(mut work: Work, mut to: DuplexStream) -> Result<()> {
             return Err(work.garbled());
         }
         let Some(header) = header_of(&entry, &described) else { continue };
-        to.write_all(&header.blocks()).await.map_err(gone)?;
-        if entry.has_content == 1 {
-            pack_content(&mut work, &mut to, header.size).await?;
+        if (header.kind == kind::FILE) != (entry.has_content == 1) {
+            return Err(work.garbled());
         }
+        let holes = pack_one(&mut work, &mut to, &header, zeros).await?;
+        zeros = holes.ok_or_else(|| too_many_zeros(&described.path))?;
     }
     to.write_all(&[0; 2 * BLOCK]).await.map_err(gone)
 }
 
-/// Writes exactly as many bytes as the header has promised, whatever has become of the file.
-async fn pack_content(work: &mut Work, to: &mut DuplexStream, size: u64) -> Result<()> {
-    let gone = |error: io::Error| failed("cannot write the archive", error);
-    let mut left = size;
+/// Writes an entry with its content, and returns how many zeros there may still be; none when there are
+/// too many.
+async fn pack_one(
+    work: &mut Work,
+    to: &mut DuplexStream,
+    header: &Header,
+    mut zeros: u64,
+) -> Result<Option<u64>> {
+    to.write_all(&header.blocks()).await.map_err(gone)?;
+    if header.kind != kind::FILE {
+        return Ok(Some(zeros));
+    }
+    // A hole comes in pieces; that it is too long is known before it is written.
+    let (mut left, mut hole) = (Some(header.size), 0);
     loop {
-        match work.next_piece().await? {
+        match work.next_piece_of(&mut left).await? {
             Piece::Bytes(bytes) => {
-                let count = (bytes.len() as u64).min(left);
-                to.write_all(&bytes[..count as usize]).await.map_err(gone)?;
-                left -= count;
+                write_zeros(to, std::mem::take(&mut hole)).await.map_err(gone)?;
+                to.write_all(bytes).await.map_err(gone)?;
             }
             Piece::Hole(count) => {
-                let count = u64::from(count).min(left);
-                write_zeros(to, count).await.map_err(gone)?;
-                left -= count;
+                let Some(rest) = zeros.checked_sub(count.into()) else { return Ok(None) };
+                (zeros, hole) = (rest, hole + u64::from(count));
             }
             Piece::End => break,
         }
     }
-    write_zeros(to, left + padding(size) as u64).await.map_err(gone)
+    write_zeros(to, hole + padding(header.size) as u64).await.map_err(gone)?;
+    Ok(Some(zeros))
+}
+
+/// Whoever reads the archive has gone.
+fn gone(error: io::Error) -> Error {
+    failed("cannot write the archive", error)
+}
+
+fn too_many_zeros(path: &Path) -> Error {
+    let error = io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 64 GiB of holes");
+    failed(&format!("cannot write `{}` into the archive", path.display()), error)
+        .with_remedy("download the directory itself, which keeps the holes of files")
 }
 
 async fn write_zeros(to: &mut DuplexStream, mut count: u64) -> io::Result<()> {

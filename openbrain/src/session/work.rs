@@ -198,9 +198,23 @@ impl Work {
         bytes.map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| self.garbled())
     }
 
-    /// The next piece of a file's content.
+    /// The next piece of a content.
     pub(super) async fn next_piece(&mut self) -> Result<Piece<&[u8]>> {
-        Ok(match poll_fn(|cx| self.poll_piece(cx)).await? {
+        self.next_piece_of(&mut None).await
+    }
+
+    /// The next piece of a content of which so much is left: exactly so much comes.
+    pub(super) async fn next_piece_of(&mut self, left: &mut Option<u64>) -> Result<Piece<&[u8]>> {
+        let piece = poll_fn(|cx| self.poll_piece(cx)).await?;
+        if let Some(left) = left {
+            let rest = match piece {
+                Piece::Bytes(length) => left.checked_sub(length as u64),
+                Piece::Hole(length) => left.checked_sub(length.into()),
+                Piece::End => Some(0).filter(|end| end == left),
+            };
+            *left = rest.ok_or_else(|| self.garbled())?;
+        }
+        Ok(match piece {
             Piece::Bytes(length) => Piece::Bytes(self.took(length)),
             Piece::Hole(length) => Piece::Hole(length),
             Piece::End => Piece::End,

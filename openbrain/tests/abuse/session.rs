@@ -2,6 +2,7 @@
 //! and what is left when somebody dies.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -220,17 +221,27 @@ fn groups_of(monitor: u32) -> Vec<PathBuf> {
     paths.collect()
 }
 
+/// The processes whose parent is this one.
+fn children(parent: u32) -> BTreeSet<u32> {
+    let own = descendants(parent).into_iter().map(|(pid, _)| pid);
+    own.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').nth(1));
+        rest.flatten().and_then(|pid| pid.parse().ok()) == Some(parent)
+    })
+    .collect()
+}
+
 /// The monitor of the only sandbox of this process.
 fn monitor() -> u32 {
-    let own = std::process::id();
-    let children = descendants(own).into_iter().map(|(pid, _)| pid);
-    let parent = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok())
-    };
-    let monitors: Vec<_> = children.filter(|pid| parent(pid) == Some(own)).collect();
+    let monitors: Vec<_> = children(std::process::id()).into_iter().collect();
     let [monitor] = monitors[..] else { panic!("{monitors:?}") };
     monitor
+}
+
+fn kill(pid: u32) {
+    // SAFETY: takes no memory. As root, processes of a sandbox are another user's.
+    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
 }
 
 stage! {
@@ -242,8 +253,7 @@ stage! {
             let monitor = monitor();
             let (inside, groups) = (descendants(monitor), groups_of(monitor));
             assert!(inside.len() >= 3, "{inside:?}");
-            // SAFETY: takes no memory.
-            unsafe { libc::kill(monitor as i32, libc::SIGKILL) };
+            kill(monitor);
             let error = running.wait().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::SandboxLost, "{error}");
             let error = sandbox.run(Exec::argv(["true"])).await.unwrap_err();
@@ -276,8 +286,7 @@ stage! {
             let monitor = monitor();
             let groups = groups_of(monitor);
             let first = descendants(monitor).into_iter().map(|(pid, _)| pid).min().unwrap();
-            // SAFETY: takes no memory. As root, it is another user's.
-            unsafe { libc::kill(first as i32, libc::SIGKILL) };
+            kill(first);
             assert_eq!(running.wait().await.unwrap_err().kind(), ErrorKind::SandboxLost);
             assert!(sandbox.run(Exec::argv(["true"])).await.is_err());
             // Its owner need not look for that.
@@ -314,46 +323,143 @@ fn links_that_a_command_leaves_lead_nowhere() {
     place.assert_outside_unchanged();
 }
 
-/// `make soak`: long enough for what is lost now and then to add up.
+/// The seed of the soak, and how many sandboxes it opens.
+const SEED: &str = "OPENBRAIN_TEST_SEED";
+const RUNS: &str = "OPENBRAIN_TEST_RUNS";
+
+/// Numbers that look random, the same ones from the same seed (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    async fn wait(&mut self, most: Duration) {
+        let time = Duration::from_micros(self.below(most.as_micros() as u64));
+        tokio::time::sleep(time).await;
+    }
+}
+
+/// What could be left of sandboxes: descriptors, mounts, sockets of shared ones.
+fn leftovers() -> [usize; 3] {
+    let count = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
+    let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    [count(Path::new("/proc/self/fd")), mounts, count(&runtime.join("openbrain/sandboxes"))]
+}
+
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Commands of one sandbox, some killed after a random time.
+async fn many_commands(sandbox: &Sandbox, count: u64, dice: &mut Dice) {
+    for _ in 0..count {
+        let is_killed = dice.below(7) == 0;
+        let exec = Exec::new(if is_killed { "sleep 1000 & sleep 1000" } else { "true" });
+        let process = sandbox.spawn(exec).await.unwrap();
+        if is_killed {
+            dice.wait(Duration::from_millis(5)).await;
+            process.kill();
+        }
+        process.wait().await.unwrap();
+    }
+    let left = shell(sandbox, "ls /proc | grep -c '^[0-9]'").await.stdout_text();
+    assert!(left.trim().parse::<u32>().unwrap() <= 5, "{left}");
+}
+
+/// One sandbox, that ends in a random way at a random time; returns its control groups.
+async fn one_sandbox(dice: &mut Dice, mark: &str) -> Vec<PathBuf> {
+    let before = children(std::process::id());
+    let sandbox = open(NewSandbox::default()).await;
+    let monitor = *children(std::process::id()).difference(&before).next().unwrap();
+    let groups = groups_of(monitor);
+    let process = sandbox.spawn(Exec::argv(["sleep", mark])).await.unwrap();
+    // Beside the command.
+    let first = children(monitor).into_iter().min();
+    dice.wait(Duration::from_millis(5)).await;
+    match dice.below(7) {
+        0 => sandbox.kill().await.unwrap(),
+        1 => drop(sandbox),
+        2 => process.kill(),
+        3 => kill(monitor),
+        4 => kill(first.unwrap()),
+        how => {
+            let serving = tokio::spawn(engine().share(sandbox).unwrap().serve());
+            dice.wait(Duration::from_millis(5)).await;
+            match how {
+                5 => serving.abort(),
+                _ => kill(monitor),
+            }
+            let _ = serving.await;
+        }
+    }
+    let _ = process.wait().await;
+    groups
+}
+
+/// Whether a process of this machine has this argument.
+fn is_running(mark: &str) -> bool {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.into_iter().any(|entry| {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == mark.as_bytes())
+    })
+}
+
+stage! {
+    fn sandboxes_end_at_random() {
+        let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
+        let (mut dice, runs) = (Dice(number(SEED)), number(RUNS));
+        let mark = format!("1000.{}", std::process::id());
+        block_on(async {
+            let new = NewSandbox::default().timeout(Duration::from_secs(3600));
+            let sandbox = open(new).await;
+            many_commands(&sandbox, 200, &mut dice).await;
+            // What is made once stays: the directory of shared sandboxes, threads, the audit of the host.
+            for _ in 0..20 {
+                one_sandbox(&mut dice, &mark).await;
+            }
+            let (before, memory) = (leftovers(), resident());
+            many_commands(&sandbox, 4 * runs, &mut dice).await;
+            let mut groups = BTreeSet::new();
+            for _ in 0..runs {
+                groups.extend(one_sandbox(&mut dice, &mark).await);
+            }
+            eventually("a descriptor, a mount or a socket is left", || leftovers() == before);
+            drop(sandbox);
+            assert!(openbrain::settle(Duration::from_secs(10)));
+            eventually("a monitor is left", || descendants(std::process::id()).is_empty());
+            eventually("a command is left", || !is_running(&mark));
+            eventually("a control group is left", || {
+                // The next sandbox removes what a killed monitor would have.
+                let _ = engine().run_blocking(Exec::argv(["true"]).sandbox());
+                !groups.iter().any(|group| group.exists())
+            });
+            let grown = resident().saturating_sub(memory);
+            assert!(grown < 16 << 20, "{grown} bytes more");
+        });
+    }
+}
+
+/// `make soak`: long enough for what is lost now and then to add up. The seed that it prints repeats it:
+/// `OPENBRAIN_TEST_SEED=…`; `OPENBRAIN_TEST_RUNS` shortens it.
 #[test]
 #[ignore = "takes minutes"]
 fn soak_of_open_sandboxes() {
-    let count = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let resident = || {
-        let statm = fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-    };
-    block_on(async {
-        let sandbox = open(NewSandbox::default().timeout(Duration::from_secs(3600))).await;
-        for _ in 0..200 {
-            shell(&sandbox, "true").await;
-        }
-        let (fds, before) = (count(), resident());
-        for n in 0..2000u64 {
-            let exec = Exec::new(if n % 7 == 0 { "sleep 1000 & sleep 1000" } else { "true" });
-            let process = sandbox.spawn(exec).await.unwrap();
-            if n % 7 == 0 {
-                tokio::time::sleep(Duration::from_micros(n * 13 % 5000)).await;
-                process.kill();
-            }
-            process.wait().await.unwrap();
-        }
-        let left = shell(&sandbox, "ls /proc | grep -c '^[0-9]'").await.stdout_text();
-        assert!(left.trim().parse::<u32>().unwrap() <= 5, "{left}");
-        assert_eq!(count(), fds);
-        drop(sandbox);
-        for n in 0..500u64 {
-            let sandbox = open(NewSandbox::default()).await;
-            let process = sandbox.spawn(Exec::argv(["sleep", "1000"])).await.unwrap();
-            match n % 3 {
-                0 => sandbox.kill().await.unwrap(),
-                1 => drop(sandbox),
-                _ => process.kill(),
-            }
-            let _ = process.wait().await;
-        }
-        assert!(openbrain::settle(Duration::from_secs(10)));
-        eventually("a monitor is left", || descendants(std::process::id()).is_empty());
-        assert!(resident() < before + (16 << 20), "{} bytes more", resident() - before);
+    let given = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let time = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let seed = given(SEED).unwrap_or(time.as_nanos() as u64).max(1);
+    println!("{SEED}={seed}");
+    let runtime = tempfile::tempdir().unwrap();
+    host::stage("session::sandboxes_end_at_random", |command| {
+        command.env(SEED, seed.to_string());
+        command.env(RUNS, given(RUNS).unwrap_or(500).to_string());
+        command.env("XDG_RUNTIME_DIR", runtime.path());
     });
 }

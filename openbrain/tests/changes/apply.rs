@@ -241,6 +241,29 @@ fn another_directory_at_the_place_of_the_mount_is_refused() {
     assert_eq!(host.refused(&mut saved, &[]).code(), "conflict");
 }
 
+/// Inodes have the same numbers on every file system.
+#[test]
+fn the_same_inode_on_another_file_system_is_refused() {
+    let host = Host::with(&[("a", "a")]);
+    let mut saved = host.save("echo b > b");
+    let manifest = host.saved().join(saved.id()).join("manifest.json");
+    let id = saved.id().to_owned();
+    drop(saved);
+    let change = |old: &str, new: &str| {
+        let text = fs::read_to_string(&manifest).unwrap();
+        assert!(text.contains(old), "{text}");
+        fs::write(&manifest, text.replace(old, new)).unwrap();
+        SavedChanges::load(&host.saved(), &id).unwrap()
+    };
+    saved = change("\"number\":", "\"number\":1");
+    assert_eq!(host.refused(&mut saved, &[]).code(), "conflict");
+    drop(saved);
+    // After another start of the machine the numbers say nothing.
+    saved = change("\"boot\":\"", "\"boot\":\"0");
+    saved.apply(&[]).unwrap();
+    assert_eq!(host.read("b"), "b\n");
+}
+
 #[test]
 fn discarded_changes_are_gone() {
     let host = Host::with(&[("a", "a")]);

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
-    path::PathBuf,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use openbrain::{EntryKind, Exec, Mount, MountMode};
-use rustix::fs::{CWD, Mode};
+use openbrain::{EntryKind, Exec, Mount, MountMode, NewSandbox};
+use rustix::fs::{CWD, Mode, RenameFlags, renameat_with};
 
 use crate::support::{Host, snapshot, told};
 
@@ -167,4 +168,206 @@ fn a_huge_sparse_file_costs_what_is_in_it() {
     let changes =
         host.changes("truncate -s 7T new; printf x >> both; truncate -s 4398046511104 both");
     assert_eq!(told(&changes), ["A new"]);
+}
+
+/// Somebody does this all the time, while something else is done.
+fn meanwhile<T>(disturb: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                disturb();
+            }
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Gives each of two names to what the other one had.
+fn exchange(one: &Path, other: &Path) {
+    let _ = renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
+}
+
+#[test]
+fn what_is_swapped_while_changes_are_applied_leads_nowhere() {
+    let (mut applied, mut refused) = (0, 0);
+    for _ in 0..25 {
+        let (host, outside, before) = guarded();
+        for n in 0..20 {
+            host.write(&format!("d/more/{n}"), "old\n");
+        }
+        symlink(&outside, host.beside("link")).unwrap();
+        let mut saved = host.save(format!("{SCRIPT}; for f in d/more/*; do echo new > $f; done"));
+        meanwhile(
+            || exchange(&host.path("d"), &host.beside("link")),
+            || match saved.apply(&[]) {
+                Ok(_) => applied += 1,
+                Err(error) => {
+                    assert!(["conflict", "file_failed"].contains(&error.code()), "{error}");
+                    refused += 1;
+                }
+            },
+        );
+        assert_eq!(snapshot(&outside), before);
+    }
+    assert!(refused > 0, "{applied} applied");
+}
+
+/// Whoever owns the directory gives the names of what is being made to something else.
+#[test]
+fn what_is_swapped_in_is_not_given_away() {
+    let is_root = rustix::process::geteuid().is_root();
+    for _ in 0..15 {
+        let host = Host::with(&[("gone", "gone\n")]);
+        let outside = host.beside("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir(outside.join("directory")).unwrap();
+        for name in ["file", "directory/file"] {
+            fs::write(outside.join(name), "of somebody else").unwrap();
+        }
+        rustix::fs::mkfifoat(CWD, outside.join("pipe"), Mode::RUSR).unwrap();
+        if is_root {
+            std::os::unix::fs::chown(host.tree(), Some(4321), Some(4321)).unwrap();
+        }
+        let look = || {
+            ["file", "pipe", "directory", "directory/file"].map(|name| {
+                let meta = fs::symlink_metadata(outside.join(name)).unwrap();
+                (meta.uid(), meta.mode())
+            })
+        };
+        let before = look();
+        let mut saved = host.save(
+            "for n in 1 2 3 4 5 6 7 8 9; do mkdir d$n; chmod 777 d$n; mkfifo p$n; chmod 666 p$n
+             echo $n > f$n; ln -s x l$n; done",
+        );
+        let disturb = || {
+            for entry in fs::read_dir(host.tree()).unwrap().flatten() {
+                let path = entry.path();
+                if path.to_string_lossy().contains("/.openbrain-") && fs::remove_file(&path).is_ok()
+                {
+                    let _ = fs::hard_link(outside.join("file"), &path);
+                    let _ = fs::hard_link(outside.join("pipe"), &path);
+                } else if path.to_string_lossy().contains("/.openbrain-") {
+                    exchange(&path, &outside.join("directory"));
+                    exchange(&path, &outside.join("directory"));
+                }
+            }
+        };
+        // Whether it fails is a matter of who is faster.
+        let _ = meanwhile(disturb, || saved.apply(&[]));
+        if outside.join("directory/file").exists() {
+            assert_eq!(look(), before);
+        }
+    }
+}
+
+/// What is below an overlay is the host's, and somebody there may do the same.
+#[test]
+fn what_is_swapped_while_a_live_sandbox_is_reported_leads_nowhere() {
+    let (host, outside, _) = guarded();
+    symlink(&outside, host.beside("link")).unwrap();
+    fs::write(outside.join("file"), "secret\n").unwrap();
+    let before = snapshot(&outside);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mount = Mount::new(host.tree(), "/workspace", MountMode::Overlay);
+        let sandbox = host.engine.create(NewSandbox::default().mount_at(mount)).await.unwrap();
+        let swap = format!(
+            "mkdir in; ln -s {} to; echo open > in/file; echo open > one; mkfifo pipe; rm -r d/sub
+             while :; do mv -T in was; mv -T to in; mv -T in to; mv -T was in; mv -T one kept
+             mv -T pipe one; mv -T one pipe; mv -T kept one; echo x >> d/file; done",
+            outside.display()
+        );
+        let swapping = sandbox.spawn(Exec::new(swap)).await.unwrap();
+        let disturb = || exchange(&host.path("d"), &host.beside("link"));
+        for _ in 0..40 {
+            let report = sandbox.changes();
+            let changes = tokio::task::block_in_place(|| {
+                let handle = tokio::runtime::Handle::current();
+                meanwhile(disturb, || handle.block_on(report))
+            });
+            let mut changes = changes.unwrap();
+            let json = serde_json::to_string(&changes).unwrap();
+            assert!(!json.contains("secret\\n"), "{json}");
+            if let Ok(Some(saved)) = changes.save(&host.saved()) {
+                let contents =
+                    fs::read_dir(host.saved().join(saved.id()).join("contents")).unwrap();
+                for content in contents {
+                    let content = fs::read_to_string(content.unwrap().path()).unwrap();
+                    assert!(!content.contains("secret"), "{content}");
+                }
+                saved.discard().unwrap();
+            }
+        }
+        drop(swapping);
+    });
+    assert_eq!(snapshot(&outside), before);
+}
+
+/// A command writes on for ever, and makes a hole of what it has written.
+#[test]
+fn a_file_that_moves_on_is_not_saved_for_ever() {
+    const MOVES_ON: &str = "\
+import ctypes, os
+libc = ctypes.CDLL(None)
+f = os.open('f', os.O_CREAT | os.O_RDWR)
+piece, at = b'x' * (1 << 20), 0
+while True:
+    os.pwrite(f, piece, at)
+    if at > 8 << 20:
+        libc.fallocate(f, 3, ctypes.c_long(0), ctypes.c_long(at - (4 << 20)))
+    at += len(piece)
+";
+    let host = Host::new();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mount = Mount::new(host.tree(), "/workspace", MountMode::Overlay);
+        let sandbox = host.engine.create(NewSandbox::default().mount_at(mount)).await.unwrap();
+        let writer = sandbox.spawn(Exec::script("python", MOVES_ON)).await.unwrap();
+        while sandbox.files().stat("f").await.map_or(0, |entry| entry.size) < 20 << 20 {}
+        let started = Instant::now();
+        for _ in 0..10 {
+            let mut changes = sandbox.changes().await.unwrap();
+            let error = changes.save(&host.saved()).unwrap_err();
+            assert_eq!(error.code(), "file_failed", "{error}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+        assert_eq!(fs::read_dir(host.saved()).unwrap().count(), 0);
+        drop(writer);
+    });
+}
+
+/// A report must fit into a message between processes (64 MiB), whatever its names are.
+#[test]
+fn long_names_are_told_up_to_a_limit() {
+    let host = Host::new();
+    let script = "import os\n\
+                  for n in range(15): os.mkdir('\\x01' * 240); os.chdir('\\x01' * 240)\n\
+                  for n in range(4000): os.close(os.open('\\x01' * 200 + str(n), os.O_CREAT))";
+    let mount = Mount::new(host.tree(), "/workspace", MountMode::Overlay);
+    let exec = Exec::script("python", script).sandbox().mount_at(mount).changes();
+    let output = host.engine.run_blocking(exec).unwrap();
+    assert!(output.success(), "{}", output.stderr_text());
+    let changes = output.changes.unwrap();
+    assert!(changes.truncated && changes.entries.len() > 500, "{}", changes.entries.len());
+    let json = serde_json::to_vec(&changes).unwrap();
+    assert!(json.len() < 32 << 20, "{}", json.len());
+}
+
+/// Hard links tell of the first path each time.
+#[test]
+fn links_are_told_up_to_a_limit() {
+    let host = Host::new();
+    let script = "import os\n\
+                  top = os.getcwd()\n\
+                  for n in range(15): os.mkdir('\\x01' * 240); os.chdir('\\x01' * 240)\n\
+                  open('f', 'w')\n\
+                  for n in range(4000): os.link('f', f'{top}/{n}')";
+    let mount = Mount::new(host.tree(), "/workspace", MountMode::Overlay);
+    let exec = Exec::script("python", script).sandbox().mount_at(mount).changes();
+    let output = host.engine.run_blocking(exec).unwrap();
+    assert!(output.success(), "{}", output.stderr_text());
+    let changes = output.changes.unwrap();
+    let json = serde_json::to_vec(&changes).unwrap();
+    assert!(changes.truncated && json.len() < 32 << 20, "{}", json.len());
 }

@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
 mod apply;
+mod atomic;
 mod hostile;
+#[path = "../conformance/image.rs"]
+mod image;
 mod model;
 mod opened;
 mod report;

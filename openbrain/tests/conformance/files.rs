@@ -377,3 +377,140 @@ pub(crate) async fn an_upload_follows_no_link(f: &Fixture) {
     sandbox.files().upload(&there, "/tmp/t").await.unwrap();
     assert_eq!(shell(&sandbox, "cat /tmp/beside/file /tmp/t/sub/file").await, "old\nnew");
 }
+
+pub(crate) async fn a_single_file_goes_both_ways(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let there = f.file("there", "content\n", 0o750);
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
+    fs::File::options().write(true).open(&there).unwrap().set_modified(time).unwrap();
+    // The directories above it are made; a relative path is the sandbox's.
+    for path in ["/tmp/new/deep/copy", "copy", "./odd/../copy"] {
+        if path.contains("odd") {
+            files.mkdir("odd").await.unwrap();
+        }
+        let sent = files.upload(&there, path).await.unwrap();
+        assert_eq!((sent.entries, sent.bytes), (1, 8), "{path}");
+        let told = shell(&sandbox, &format!("cat {path}; stat -c '%a %Y' {path}")).await;
+        assert_eq!(told, "content\n750 1234567890\n", "{path}");
+        let back = f.directory().join("back/to").join(path.replace(['/', '.'], "_"));
+        let got = files.download(path, &back).await.unwrap();
+        assert_eq!(got, sent);
+        let meta = fs::metadata(&back).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o750, 1_234_567_890));
+        assert_eq!(fs::read(&back).unwrap(), b"content\n");
+    }
+    // What has the name is replaced.
+    fs::write(&there, "more").unwrap();
+    files.upload(&there, "copy").await.unwrap();
+    let back = f.file("back/old", "a longer one", 0o600);
+    files.download("copy", &back).await.unwrap();
+    assert_eq!(fs::read(&back).unwrap(), b"more");
+    // A link inside leads where it does for commands.
+    shell(&sandbox, "ln -s copy link").await;
+    files.download("link", &back).await.unwrap();
+    assert_eq!(fs::read(&back).unwrap(), b"more");
+    shell(&sandbox, "truncate -s 3G /tmp/holes; printf x >>/tmp/holes").await;
+    let got = files.download("/tmp/holes", &back).await.unwrap();
+    assert!(got.bytes < 1 << 20, "{got:?}");
+    let meta = fs::metadata(&back).unwrap();
+    assert!(meta.len() == (3 << 30) + 1 && meta.blocks() < 2048, "{meta:?}");
+}
+
+pub(crate) async fn a_single_file_leads_nowhere(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    let there = f.file("there", "new", 0o644);
+    let secret = f.file("secret", "secret", 0o644);
+    symlink(&secret, f.directory().join("link")).unwrap();
+    let pipe = f.directory().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+    // Of the host no link is followed, and nobody is waited for.
+    for name in ["link", "pipe"] {
+        let refused = files.upload(f.directory().join(name), "/tmp/copy").await;
+        assert_eq!(reason(refused), io::ErrorKind::InvalidInput, "{name}");
+    }
+    // Nothing is written through a link, on either side.
+    shell(&sandbox, "mkdir /tmp/d; echo kept >/tmp/kept; ln -s kept /tmp/link; mkfifo /tmp/pipe")
+        .await;
+    files.upload(&there, "/tmp/link").await.unwrap();
+    assert_eq!(shell(&sandbox, "cat /tmp/kept /tmp/link").await, "kept\nnew");
+    files.download("/tmp/link", f.directory().join("link")).await.unwrap();
+    assert_eq!(fs::read(&secret).unwrap(), b"secret");
+    assert_eq!(fs::read(f.directory().join("link")).unwrap(), b"new");
+    // A directory is not replaced, and a name is needed.
+    fs::create_dir(f.directory().join("dir")).unwrap();
+    assert!(files.upload(&there, "/tmp/d").await.is_err());
+    assert!(files.download("/tmp/link", f.directory().join("dir")).await.is_err());
+    for name in ["/", "new/", "..", "new/.."] {
+        let refused = files.upload(&there, name).await;
+        assert_eq!(reason(refused), io::ErrorKind::InvalidInput, "{name}");
+        let refused = files.download("/tmp/link", f.directory().join(name)).await;
+        assert_eq!(reason(refused), io::ErrorKind::InvalidInput, "{name}");
+    }
+    let refused = files.download("/tmp/pipe", f.directory().join("new")).await;
+    assert_eq!(reason(refused), io::ErrorKind::InvalidInput);
+    assert!(!f.directory().join("new").exists());
+}
+
+/// Somebody inside writes on and on, and makes a hole of what was written.
+const GROWING: &str = "\
+import ctypes, os
+libc = ctypes.CDLL(None)
+f = os.open('/tmp/t/f', os.O_CREAT | os.O_RDWR)
+piece, at = b'x' * (1 << 20), 0
+while True:
+    os.pwrite(f, piece, at)
+    if at > 4 << 20:
+        libc.fallocate(f, 3, ctypes.c_long(0), ctypes.c_long(at - (2 << 20)))
+    at += len(piece)
+";
+
+pub(crate) async fn a_file_that_grows_is_copied_up_to_its_end(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let files = sandbox.files();
+    shell(&sandbox, "mkdir /tmp/t").await;
+    let writer = sandbox.spawn(Exec::script("python", GROWING)).await.unwrap();
+    while files.stat("/tmp/t/f").await.map_or(0, |entry| entry.size) < 10 << 20 {}
+    for n in 0..5 {
+        let back = f.directory().join(n.to_string());
+        let before = files.stat("/tmp/t/f").await.unwrap().size;
+        files.download("/tmp/t", &back).await.unwrap();
+        let after = files.stat("/tmp/t/f").await.unwrap().size;
+        assert!((before..=after).contains(&fs::metadata(back.join("f")).unwrap().len()));
+    }
+    drop(writer);
+}
+
+/// A sandbox changes what it has mounted, while that is copied into another one.
+pub(crate) async fn an_upload_reads_nothing_beside_its_source(f: &Fixture) {
+    let (work, secret) = (f.directory().join("work"), f.file("secret", "secret", 0o644));
+    fs::create_dir_all(work.join("sub")).unwrap();
+    fs::write(work.join("file"), "open").unwrap();
+    fs::write(work.join("sub/secret"), "open").unwrap();
+    let hostile = f.create(NewSandbox::default().mount(&work)).await;
+    let swap = format!(
+        "ln -s {} link; ln -s {} up; mkfifo pipe; while :; do \
+         mv -T file kept; mv -T link file; mv -T file link; mv -T pipe file; mv -T file pipe; \
+         mv -T kept file; mv -T sub was; mv -T up sub; mv -T sub up; mv -T was sub; done",
+        secret.display(),
+        f.directory().display()
+    );
+    let swapping = hostile.spawn(Exec::new(swap)).await.unwrap();
+    let sandbox = f.create(NewSandbox::default()).await;
+    for _ in 0..200 {
+        // A tree that changes may fail to be copied, and no more than that.
+        let _ = sandbox.files().upload(&work, "/tmp/t").await;
+        let _ = sandbox.files().upload(work.join("file"), "/tmp/one").await;
+    }
+    drop(swapping);
+    let found = sandbox.run(Exec::new("grep -r secret /tmp")).await.unwrap();
+    assert_eq!(found.stdout_text(), "");
+}
+
+pub(crate) async fn a_server_tells_of_no_changes(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    let error = sandbox.changes().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SandboxUnavailable, "{error}");
+    assert!(error.remedy().is_some());
+}

@@ -19,6 +19,7 @@ mod ending;
 mod environment;
 mod files;
 mod host;
+mod image;
 mod life;
 mod limits;
 mod many;
@@ -300,6 +301,8 @@ macro_rules! cases_of_every_session {
                 files_with_several_names_stay_what_they_are,
                 holes_stay_holes,
                 an_upload_follows_no_link,
+                a_single_file_goes_both_ways,
+                a_single_file_leads_nowhere,
             ;
             shells:
                 a_shell_keeps_its_directory_and_variables,
@@ -318,6 +321,8 @@ macro_rules! cases_of_every_session {
                 an_archive_goes_round,
                 a_hostile_archive_leads_nowhere,
                 a_broken_archive_is_told,
+                an_archive_has_a_single_file,
+                an_archive_has_an_end,
             ;
             watches:
                 changes_are_told_as_they_happen,
@@ -422,6 +427,10 @@ mod embedded {
         watches:
             a_watch_that_cannot_keep_up_says_so,
         ;
+        files:
+            a_file_that_grows_is_copied_up_to_its_end,
+            an_upload_reads_nothing_beside_its_source,
+        ;
         rootfs:
             a_rootfs_is_the_system,
             a_rootfs_is_never_written_to,
@@ -506,6 +515,9 @@ mod opensandbox {
         ;
         mounts:
             a_server_mounts_no_overlay,
+        ;
+        files:
+            a_server_tells_of_no_changes,
         ;
         many:
             twenty_at_once_are_all_right,

@@ -237,3 +237,26 @@ pub(crate) async fn a_broken_archive_is_told(f: &Fixture) {
     let error = sandbox.files().upload_tar("/tmp/t/one", &whole[..]).await.unwrap_err();
     assert_eq!(error.io_kind(), Some(io::ErrorKind::AlreadyExists), "{error}");
 }
+
+pub(crate) async fn an_archive_has_a_single_file(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    sandbox.files().write("/tmp/d/file", "content").await.unwrap();
+    let archive = archive_of(&sandbox, "/tmp/d/file").await.unwrap();
+    let back = f.directory().join("back");
+    fs::create_dir(&back).unwrap();
+    tar(&["-xf", "-"], &back, &archive);
+    assert_eq!(fs::read(back.join("file")).unwrap(), b"content");
+    assert_eq!(fs::read_dir(&back).unwrap().count(), 1);
+}
+
+/// A file may have as many holes as it likes, and an archive has zeros for them.
+pub(crate) async fn an_archive_has_an_end(f: &Fixture) {
+    let sandbox = f.create(NewSandbox::default()).await;
+    shell(&sandbox, "mkdir /tmp/t; truncate -s 7T /tmp/t/huge").await;
+    let error = archive_of(&sandbox, "/tmp/t").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{error}");
+    assert!(error.to_string().contains("huge"), "{error}");
+    let back = f.directory().join("back");
+    sandbox.files().download("/tmp/t", &back).await.unwrap();
+    assert_eq!(fs::metadata(back.join("huge")).unwrap().len(), 7 << 40);
+}

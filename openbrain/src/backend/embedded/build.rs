@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
@@ -35,7 +36,7 @@ pub(super) struct Build<'a> {
     pub(super) host: Arc<Host>,
     pub(super) identity: Identity,
     pub(super) sources: Vec<Source>,
-    rootfs: Option<Rootfs>,
+    pub(super) rootfs: Option<Rootfs>,
     pub(super) groups: Option<Groups>,
     pub(super) enforcement: Enforcement,
     pub(super) egress: Option<egress::Plan>,
@@ -98,6 +99,11 @@ impl<'a> Build<'a> {
         self.groups.as_ref().map_or(0, |groups| groups.parents().count()) as i32
     }
 
+    /// Who answers the sandbox's questions for names.
+    pub(super) fn name_server(&self) -> Option<Ipv4Addr> {
+        self.egress.as_ref().map(|_| egress::NAME_SERVER)
+    }
+
     /// Everything up to the point where process 1 has no power left; `inside` is the number of its
     /// own descriptors. Nothing here touches the system.
     pub(super) fn compile(&self, to: &mut Program, inside: i32) {
@@ -111,7 +117,7 @@ impl<'a> Build<'a> {
             disk: self.limits.disk,
             memory: self.limits.memory,
             hands_over: self.hands_over,
-            name_server: self.egress.as_ref().map(|_| egress::NAME_SERVER),
+            name_server: self.name_server(),
         };
         to.sandbox = Some(walls::first_namespaces());
         to.kept_fds = self.kept() as u32;

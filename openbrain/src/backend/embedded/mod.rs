@@ -129,8 +129,8 @@ async fn attempt(spec: &Spec) -> Result<Option<Running>> {
         None => streams,
     };
     let isolation = build.isolation();
+    let written = handed.scratch.map(|scratch| Written::new(&mut build, scratch)).transpose()?;
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
-    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     let changes = written.map(|written| written.layers(Access::Ours)).transpose()?;
     let (groups, warnings, start) = (build.groups, build.enforcement.warnings, Start::Cold);
     let started = Started { link, groups, egress, isolation, warnings, changes, start };

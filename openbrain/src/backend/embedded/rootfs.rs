@@ -8,7 +8,10 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -23,12 +26,17 @@ use super::{
 };
 use crate::{
     backend::helper::Register,
+    beneath,
+    changes::Given,
     error::{Error, Result},
     spec::SandboxSpec,
 };
 
 /// Top directories that every sandbox has of its own.
 const OWN_TOPS: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "workspace"];
+
+/// Where the upper layers are, below the scratch file system.
+const LAYERS: &str = "rootfs-layers";
 
 /// How many top directories there may be; each is a file system of its own.
 const MOST_TOPS: usize = 64;
@@ -157,7 +165,7 @@ impl Rootfs {
         etc_files: &[(&'static str, String)],
     ) -> bool {
         let lower = PathBuf::from(SCRATCH).join("rootfs");
-        let layers = PathBuf::from(SCRATCH).join("rootfs-layers");
+        let layers = PathBuf::from(SCRATCH).join(LAYERS);
         make_directory(to, &lower, 0o700);
         make_directory(to, &layers, 0o700);
         attach(to, image, &lower);
@@ -189,8 +197,19 @@ impl Rootfs {
         self.has("etc")
     }
 
-    /// What of `/etc` is the sandbox's own: its users, and how names are found.
     fn make_etc(&self, to: &mut Tree<'_>, upper: &Path, files: &[(&'static str, String)]) {
+        for (name, given) in self.etc(files) {
+            let path = upper.join(name);
+            match given {
+                Given::File(content) => write_file(to, &path.to_string_lossy(), &content),
+                Given::Link(target) => symlink(to, &target, &path),
+            }
+        }
+    }
+
+    /// What of `/etc` is the sandbox's own: its users, and how names are found. `files` are those of a
+    /// sandbox without an image.
+    pub(super) fn etc(&self, files: &[(&'static str, String)]) -> Vec<(&'static str, Given)> {
         let own = |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text);
         let line = |name: &str| {
             let prefix = format!("{}:", etc::USER);
@@ -198,20 +217,34 @@ impl Rootfs {
             text.lines().find(|line| line.starts_with(&prefix)).unwrap_or_default().to_owned()
         };
         let id = |line: &str| line.split(':').nth(2).and_then(|id| id.parse().ok());
+        let mut given = Vec::new();
         for (name, list) in [("passwd", &self.passwd), ("group", &self.group)] {
             let line = line(name);
             let text = match list.is_empty() {
                 true => own(name).cloned().unwrap_or_default(),
                 false => with_own(list, &line, id(&line).unwrap_or_default()),
             };
-            write_file(to, &upper.join(name).to_string_lossy(), text.as_bytes());
+            given.push((name, Given::File(text.into_bytes())));
         }
         for name in ["hosts", "hostname", "resolv.conf"] {
-            let text = own(name).map(String::as_str).unwrap_or_default();
-            write_file(to, &upper.join(name).to_string_lossy(), text.as_bytes());
+            given.push((name, Given::File(own(name).cloned().unwrap_or_default().into_bytes())));
         }
-        symlink(to, Path::new("/proc/self/mounts"), &upper.join("mtab"));
+        given.push(("mtab", Given::Link("/proc/self/mounts".into())));
+        given
     }
+
+    /// Opens one of its top directories.
+    pub(super) fn open_top(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(beneath::open(&self.source.fd, &relative(path), flags, resolve)?)
+    }
+}
+
+/// Where, in the scratch file system, what is written to a top directory lies.
+pub(super) fn upper_layer(top: &Path) -> PathBuf {
+    Path::new(LAYERS).join(relative(top)).join("upper")
 }
 
 /// Makes what will be mounted on, in a layer that nobody else has written to.

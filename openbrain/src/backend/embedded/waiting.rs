@@ -70,8 +70,8 @@ async fn attempt(
         Err(failure) => return Err(failure.into_error("the sandbox", unavailable)),
     };
     let isolation = build.isolation();
+    let written = handed.scratch.map(|scratch| Written::new(&mut build, scratch)).transpose()?;
     let egress = build.egress.take().map(|plan| plan.serve(handed.egress)).transpose()?;
-    let written = handed.scratch.map(|scratch| Written::new(&build, scratch)).transpose()?;
     let Build { host, sources, groups, enforcement, .. } = build;
     let made =
         Waiting { door, link, egress, groups, enforcement, isolation, written, sources, host };

@@ -1,0 +1,97 @@
+//! What commands have changed: reported, kept, and applied to the host or discarded.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
+};
+
+use openbrain::{SavedChanges, settings::Sources};
+use pyo3::{IntoPyObject, PyResult, Python, pyclass, pyfunction, pymethods};
+use serde_json::json;
+
+use crate::{
+    convert,
+    failure::Failure,
+    pending::{Answer, Pending},
+};
+
+/// A report that can be saved: it knows where the new contents are.
+#[pyclass(frozen, module = "openbrain._openbrain")]
+pub(crate) struct Changes(Arc<Mutex<openbrain::Changes>>);
+
+impl Changes {
+    pub(crate) fn new(changes: openbrain::Changes) -> Self {
+        Self(Arc::new(Mutex::new(changes)))
+    }
+}
+
+/// The fields of a report, and the report.
+pub(crate) fn answer(changes: openbrain::Changes) -> Answer {
+    Answer::new(|py| {
+        let fields = convert::encode(py, &changes)?;
+        Ok((fields, Changes::new(changes)).into_pyobject(py)?.into_any().unbind())
+    })
+}
+
+#[pymethods]
+impl Changes {
+    /// Saves it; the answer is the name, or none when no mount has changed.
+    fn save(&self, py: Python<'_>) -> PyResult<Pending> {
+        let (changes, directory) = (Arc::clone(&self.0), directory(py)?);
+        Pending::block(py, move || {
+            let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
+            let saved = changes.save(&directory)?;
+            Ok(Answer::value(saved.map(|saved| saved.id().to_owned())))
+        })
+    }
+}
+
+/// The names of all that are saved, and when each was, in seconds since 1970.
+#[pyfunction]
+pub(crate) fn changes_list(py: Python<'_>) -> PyResult<Pending> {
+    let directory = directory(py)?;
+    Pending::block(py, move || {
+        let found = SavedChanges::list(&directory)?.into_iter().map(|(id, saved_at)| {
+            (id, saved_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())
+        });
+        Ok(Answer::value(found.collect::<Vec<_>>()))
+    })
+}
+
+/// What is left to be applied: `saved_at`, `mounts` and `changes`, as a dict.
+#[pyfunction]
+pub(crate) fn changes_load(py: Python<'_>, id: String) -> PyResult<Pending> {
+    let directory = directory(py)?;
+    Pending::block(py, move || {
+        let saved = SavedChanges::load(&directory, &id)?;
+        Ok(Answer::value(json!({ "saved_at": saved.saved_at(), "changes": saved.changes() })))
+    })
+}
+
+/// Applies those of the paths, or all when there is none; the answer is what was applied.
+#[pyfunction]
+pub(crate) fn changes_apply(py: Python<'_>, id: String, paths: Vec<PathBuf>) -> PyResult<Pending> {
+    let directory = directory(py)?;
+    Pending::block(py, move || {
+        let mut saved = SavedChanges::load(&directory, &id)?;
+        Ok(Answer::value(saved.apply(&paths)?))
+    })
+}
+
+/// Removes them.
+#[pyfunction]
+pub(crate) fn changes_discard(py: Python<'_>, id: String) -> PyResult<Pending> {
+    let directory = directory(py)?;
+    Pending::block(py, move || {
+        SavedChanges::load(&directory, &id)?.discard()?;
+        Ok(Answer::done())
+    })
+}
+
+/// Where they are kept. It reads the environment, as the settings do.
+fn directory(py: Python<'_>) -> PyResult<PathBuf> {
+    let sources = Sources::from_process().map_err(|error| Failure::from(error).raise(py))?;
+    let unknown = "nobody knows where changes are saved: set HOME, or XDG_STATE_HOME";
+    sources.changes().ok_or_else(|| Failure::Request(unknown.into()).raise(py))
+}

@@ -1,0 +1,199 @@
+//! A mount's directory on the host, as changes are applied to it.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+
+use super::{
+    super::{
+        EntryKind,
+        folder::{Fingerprint, Folder, by_descriptor, name, names, stat_at},
+        saved::{self, Item, SavedMount},
+        text::quoted,
+    },
+    moved_on,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A mount's directory on the host.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) folder: Folder,
+    owner: Option<(Uid, Gid)>,
+    /// Directories, and the permissions that they get in the end, the last first.
+    pub(super) modes: Vec<(OwnedFd, Mode)>,
+}
+
+impl Host {
+    pub(super) fn open(mount: &SavedMount) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let source = quoted(&mount.source);
+        let root = rustix::fs::open(&mount.source, flags, Mode::empty()).map_err(|error| {
+            Error::new(ErrorKind::FileFailed, format!("cannot open {source}"))
+                .with_source(io::Error::from(error))
+        })?;
+        let found = rustix::fs::fstat(&root)
+            .map_err(|e| Error::system(format!("cannot look at {source}"), e))?;
+        let device = saved::Device::of(found.st_dev);
+        if found.st_ino != mount.inode
+            || mount.device.as_ref().is_some_and(|was| was.is_other(&device))
+        {
+            return Err(moved_on([source.as_str()].into_iter(), 1));
+        }
+        let owner = mount.owner.filter(|_| rustix::process::geteuid().is_root());
+        let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
+        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new() })
+    }
+
+    /// Whether the host has what it had when the report was made.
+    pub(super) fn is_unchanged(&self, item: &Item) -> io::Result<bool> {
+        let parent = self.folder.parent(&item.path)?;
+        let found = stat_at(parent.as_fd(), name(&item.path)?)?.map(|stat| stat.print);
+        Ok(match (&item.before, &found) {
+            (None, None) => true,
+            (Some(before), Some(found)) => before.is_same(found),
+            _ => false,
+        })
+    }
+
+    /// Whether a directory has nothing in it but what is known.
+    pub(super) fn holds_only(
+        &self,
+        item: &Item,
+        is_known: impl Fn(&Path) -> bool,
+    ) -> io::Result<bool> {
+        let names = names(&self.folder.directory(&item.path)?, usize::MAX)?;
+        Ok(names.iter().all(|name| is_known(&item.path.join(name))))
+    }
+
+    /// Opens the directory that an entry is in, to be written to.
+    pub(super) fn parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
+        let parent = self.folder.parent(path)?;
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(&parent)?.st_mode & 0o7777);
+        let needed = Mode::WUSR | Mode::XUSR;
+        if !mode.contains(needed) && !rustix::process::geteuid().is_root() {
+            rustix::fs::chmod(by_descriptor(&parent), mode | needed)?;
+            self.modes.push((parent.try_clone()?, mode));
+        }
+        Ok(parent)
+    }
+
+    /// Lets something that is open belong to whom the mount belongs.
+    pub(super) fn give(&self, entry: impl AsFd) -> io::Result<()> {
+        if let Some((user, group)) = self.owner {
+            let flags = AtFlags::EMPTY_PATH;
+            rustix::fs::chownat(entry, "", Some(user), Some(group), flags)?;
+        }
+        Ok(())
+    }
+
+    /// Opens what was made a moment ago, to be given away. Whoever else may write to the directory may
+    /// have put something in its place: what is not as it was made is not touched.
+    pub(super) fn open_made(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &str,
+        kind: EntryKind,
+    ) -> io::Result<OwnedFd> {
+        let is_directory = kind == EntryKind::Directory;
+        let how = if is_directory { OFlags::RDONLY | OFlags::DIRECTORY } else { OFlags::PATH };
+        let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let entry = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        let found = stat_at(entry.as_fd(), OsStr::new(""))?;
+        let is_new = found.is_some_and(|found| {
+            let is_closed = found.print.permissions() & 0o077 == 0;
+            let is_ours = self.owner.is_none() || found.uid == 0;
+            found.kind() == kind
+                && is_ours
+                && if is_directory { is_closed } else { found.links == 1 }
+        });
+        match is_new && (!is_directory || names(&entry, 1)?.is_empty()) {
+            true => Ok(entry),
+            false => Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    }
+
+    /// Opens a directory that was there before.
+    pub(super) fn open_known(&self, path: &Path, before: &Fingerprint) -> io::Result<OwnedFd> {
+        let directory = self.folder.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        match stat_at(directory.as_fd(), OsStr::new(""))? {
+            Some(found) if before.is_same(&found.print) => Ok(directory),
+            _ => Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    }
+
+    /// Gives directories their permissions, and waits until everything is on disk.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for (directory, mode) in self.modes.drain(..).rev() {
+            let set = rustix::fs::chmod(by_descriptor(&directory), mode);
+            outcome = outcome.and(set.map_err(io::Error::from));
+        }
+        let root = self.folder.open(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        rustix::fs::syncfs(root)?;
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs, io,
+        os::{
+            fd::AsFd,
+            unix::fs::{PermissionsExt, chown},
+        },
+    };
+
+    use rustix::fs::{CWD, Gid, Mode, Uid, mkfifoat};
+
+    use super::{EntryKind, Folder, Host};
+
+    /// What somebody may put in the place of what was made, before it is given to them.
+    #[test]
+    fn only_what_was_made_is_given_away() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["made", "full", "open", "other"] {
+            fs::create_dir(path(name)).unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        fs::write(path("full/secret"), "").unwrap();
+        fs::set_permissions(path("open"), fs::Permissions::from_mode(0o755)).unwrap();
+        for name in ["pipe", "linked", "other-pipe"] {
+            mkfifoat(CWD, path(name), Mode::empty()).unwrap();
+        }
+        fs::hard_link(path("linked"), path("again")).unwrap();
+        for name in ["other", "other-pipe"] {
+            chown(path(name), Some(4321), None).unwrap();
+        }
+        let parent = fs::File::open(directory.path()).unwrap();
+        let folder = Folder::new(parent.try_clone().unwrap().into());
+        let owner = Some((Uid::from_raw(4321), Gid::from_raw(4321)));
+        let host = Host { folder, owner, modes: Vec::new() };
+        let open = |name, kind| host.open_made(parent.as_fd(), name, kind);
+        for (name, kind) in [
+            ("full", EntryKind::Directory),
+            ("open", EntryKind::Directory),
+            ("other", EntryKind::Directory),
+            ("linked", EntryKind::Fifo),
+            ("other-pipe", EntryKind::Fifo),
+            ("made", EntryKind::Fifo),
+            ("pipe", EntryKind::Link),
+        ] {
+            let error = open(name, kind).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{name}");
+        }
+        assert!(open("pipe", EntryKind::Directory).is_err());
+        host.give(open("made", EntryKind::Directory).unwrap()).unwrap();
+        host.give(open("pipe", EntryKind::Fifo).unwrap()).unwrap();
+    }
+}
