@@ -30,7 +30,7 @@
 //! On the host unless the request or the settings ask for a sandbox. A request for a sandbox ends in
 //! a sandbox or in an [`Error`], never on the host. [`Output::isolation`] says what was enforced.
 //!
-//! The embedded sandbox is built from Linux namespaces by a helper process of a few kilobytes that
+//! The embedded sandbox is built from Linux namespaces by a small helper process that
 //! this crate carries; it needs no daemon, no root and nothing installed.
 
 #![deny(unsafe_code)]

@@ -87,7 +87,7 @@ impl Sandbox {
 
     /// Waits until something in the sandbox listens on a TCP port, on `127.0.0.1` or `::1`.
     ///
-    /// No event tells of that: inside the sandbox, a process of a few kilobytes tries to connect,
+    /// No event tells of that: inside the sandbox, a small process tries to connect,
     /// every 20 milliseconds at the latest. Whatever listens there meets a connection that is closed
     /// at once.
     ///
