@@ -30,89 +30,33 @@ const KNOWN_DUPLICATES: [&str; 2] = ["getrandom", "syn"];
 /// Files of the library that may say `unsafe`: `(file, what for)`.
 const UNSAFE: [(&str, &str); 1] = [("src/backend/sys.rs", "two calls that no library makes safe")];
 
-/// Rooms of the library and what each may not import. Lower rooms know nothing of higher ones.
-const FORBIDDEN_IMPORTS: [(&str, &[&str]); 21] = [
-    ("error", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("units", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("check", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("sandbox", &["exec", "output", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("exec", &["settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("script", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("output", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("event", &["exec", "settings", "process", "backend", "audit", "engine", "doctor"]),
-    ("spec", &["settings", "process", "audit", "engine", "doctor"]),
-    ("settings", &["process", "backend", "audit", "engine", "doctor"]),
-    (
-        "process",
-        &[
-            "settings",
-            "session",
-            "audit",
-            "engine",
-            "doctor",
-            "backend::direct",
-            "backend::embedded",
-        ],
-    ),
-    ("new_sandbox", &["settings", "session", "process", "backend", "audit", "engine", "doctor"]),
-    (
-        "session",
-        &[
-            "settings",
-            "audit",
-            "engine",
-            "doctor",
-            "backend::direct",
-            "backend::embedded",
-            "backend::opensandbox",
-        ],
-    ),
-    (
-        "share",
-        &[
-            "settings",
-            "audit",
-            "engine",
-            "doctor",
-            "backend::direct",
-            "backend::embedded",
-            "backend::opensandbox",
-        ],
-    ),
-    (
-        "changes",
-        &[
-            "exec", "output", "spec", "settings", "session", "process", "backend", "audit",
-            "engine", "doctor",
-        ],
-    ),
-    ("audit", &["settings", "backend", "engine", "doctor"]),
-    ("backend/contained", &["spec", "settings", "process", "audit", "engine", "doctor"]),
-    (
-        "backend/helper",
-        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
-    ),
-    (
-        "backend/direct",
-        &["settings", "session", "process", "audit", "engine", "doctor", "backend::embedded"],
-    ),
-    (
-        "backend/embedded",
-        &["settings", "session", "process", "audit", "engine", "doctor", "backend::direct"],
-    ),
-    (
-        "backend/opensandbox",
-        &[
-            "settings",
-            "session",
-            "process",
-            "audit",
-            "engine",
-            "doctor",
-            "backend::direct",
-            "backend::embedded",
-        ],
-    ),
+/// The rooms of the library in levels: one imports from lower levels alone, which come first.
+const LEVELS: [&[&str]; 16] = [
+    &["error"],
+    &["units", "beneath", "caller", "secret", "check"],
+    &["sandbox"],
+    &["changes", "script"],
+    &["exec"],
+    &["new_sandbox", "output"],
+    &["event", "spec"],
+    &["settings", "backend"],
+    &["backend/sys", "backend/contained"],
+    &["backend/helper"],
+    &["process", "backend/direct", "backend/embedded", "backend/opensandbox"],
+    &["audit"],
+    &["session"],
+    &["share"],
+    &["engine"],
+    &["doctor", "server"],
+];
+
+/// Groups of rooms that know nothing of each other, whatever their levels.
+const APART: [&[&str]; 5] = [
+    &["settings"],
+    &["process", "audit", "session", "share"],
+    &["backend/direct"],
+    &["backend/embedded"],
+    &["backend/opensandbox"],
 ];
 
 /// The longest a source file may be without its tests.
@@ -168,50 +112,98 @@ fn unsafe_stays_in_its_place() {
 
 #[test]
 fn imports_go_one_way() {
+    let level = |room| LEVELS.iter().position(|rooms| rooms.contains(&room)).unwrap();
+    let group = |room| APART.iter().position(|rooms| rooms.contains(&room));
     for (name, text) in sources("openbrain/src") {
-        if name.ends_with("/tests.rs") {
+        // The root names everything.
+        if name == "lib.rs" || name.ends_with("/tests.rs") {
             continue;
         }
-        let rules = FORBIDDEN_IMPORTS.iter().filter(|(room, _)| name.starts_with(room));
-        for (room, forbidden) in rules {
-            let paths = imports(without_tests(&text));
-            for module in *forbidden {
-                let found = paths
-                    .iter()
-                    .any(|path| path == module || path.starts_with(&format!("{module}::")));
-                assert!(!found, "{name}: {room} imports {module}");
-            }
+        let module = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let room = room(module).unwrap_or_else(|| panic!("{name} is in no room"));
+        for path in imports(module, without_tests(&text)) {
+            let Some(other) = self::room(&path).filter(|other| *other != room) else { continue };
+            assert!(level(other) < level(room), "{name}: {room} imports {path}");
+            let (own, others) = (group(room), group(other));
+            let are_apart = own.is_some() && others.is_some() && own != others;
+            assert!(!are_apart, "{name}: {room} imports {path}");
         }
     }
 }
 
-/// The paths below `crate::` that a file names, with one level of braces opened.
-fn imports(text: &str) -> BTreeSet<String> {
+/// The room of a module or of something in it, by its path: the longest name that fits.
+fn room(path: &str) -> Option<&'static str> {
+    let fits = |room: &&str| path == *room || path.starts_with(&format!("{room}/"));
+    LEVELS.iter().copied().flatten().copied().filter(fits).max_by_key(|room| room.len())
+}
+
+/// The paths in the crate that a module names, with `/` between their parts.
+fn imports(module: &str, text: &str) -> BTreeSet<String> {
+    let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
     let mut paths = BTreeSet::new();
-    for part in text.split("crate::").skip(1) {
-        if let Some(group) = part.strip_prefix('{') {
-            let mut depth = 0;
-            let mut item = String::new();
-            for c in group.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => {
-                        paths.insert(std::mem::take(&mut item));
-                    }
-                    c if c.is_whitespace() => {}
-                    c if depth == 0 => item.push(c),
-                    _ => {}
-                }
-            }
-            paths.insert(item);
-        } else {
-            let end = part.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
-            paths.insert(part[..end.unwrap_or(part.len())].to_owned());
+    for part in code.split("use ").skip(1) {
+        let item = part.split(';').next().unwrap_or_default();
+        let item: String = item.chars().filter(|c| !c.is_whitespace()).collect();
+        expand("", &mut item.replace("::", "/").as_str(), &mut paths);
+    }
+    let inline = code.split("crate::").skip(1).map(|part| {
+        let end = part.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+        format!("crate/{}", part[..end.unwrap_or(part.len())].replace("::", "/"))
+    });
+    paths.extend(inline);
+    let named = paths.iter().filter(|path| !path.ends_with('/'));
+    named.filter_map(|path| absolute(module, path)).collect()
+}
+
+/// Opens the braces of `a/{b,c/{d,e}}`, up to the end of the innermost group that is open.
+fn expand(prefix: &str, rest: &mut &str, paths: &mut BTreeSet<String>) {
+    loop {
+        let end = rest.find(['{', '}', ',']).unwrap_or(rest.len());
+        let path = format!("{prefix}{}", &rest[..end]);
+        let next = rest[end..].chars().next();
+        *rest = &rest[(end + 1).min(rest.len())..];
+        match next {
+            Some('{') => expand(&path, rest, paths),
+            _ => drop(paths.insert(path)),
+        }
+        if matches!(next, Some('}') | None) {
+            return;
         }
     }
-    paths
+}
+
+/// A path from the root of the crate; `None` for one of another crate.
+fn absolute(module: &str, path: &str) -> Option<String> {
+    if let Some(path) = path.strip_prefix("crate/") {
+        return Some(path.to_owned());
+    }
+    let (mut from, mut path) = (module, path.strip_prefix("self/").unwrap_or(path));
+    if !path.starts_with("super/") && !path.starts_with("self") {
+        return None;
+    }
+    while let Some(rest) = path.strip_prefix("super/") {
+        from = from.rsplit_once('/').map_or("", |(parent, _)| parent);
+        path = rest;
+    }
+    Some(format!("{from}/{path}").trim_start_matches('/').to_owned())
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let text = "use crate::{a::{self, B}, c};\nuse super::{d, super::e::F};\nlet x = crate::g::h();\n\
+                use std::io;\n// use crate::comment;\nuse self::inner::I;";
+    let found: Vec<_> = imports("one/two", text).into_iter().collect();
+    assert_eq!(found, ["a/B", "a/self", "c", "e/F", "g/h", "one/d"]);
+}
+
+#[test]
+fn every_room_is_on_the_map() {
+    let map = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    for room in LEVELS.iter().copied().flatten() {
+        let names = ["", "/", "/mod"].map(|end| format!("`{room}{end}`"));
+        assert!(names.iter().any(|name| map.contains(name)), "the map lacks `{room}`");
+    }
 }
 
 #[test]
