@@ -3,7 +3,7 @@
 # An ordinary user for the second half of the tests, when `make` runs as root.
 TEST_USER ?= openbrain-test
 
-.PHONY: test check fixture tests tests-as-user contract python adapters readme bench soak
+.PHONY: test check fixture tests tests-as-user contract python adapters readme bench figures soak
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
@@ -57,10 +57,13 @@ adapters:
 readme:
 	.ci/readme
 
-# Figures for docs/benchmarks.md, on an otherwise quiet machine.
+# Figures for docs/benchmarks.md, on an otherwise quiet machine; Docker takes part in them.
 bench:
 	.ci/install
 	cargo build --release -p openbrain-cli
+	.ci/opensandbox run .ci/beside-container $(MAKE) figures
+
+figures:
 	cargo bench -p openbrain --bench start
 	cargo bench -p openbrain --bench session
 	cargo bench -p openbrain --bench pool
@@ -68,7 +71,7 @@ bench:
 	cargo bench -p openbrain --bench files
 	cargo bench -p openbrain --bench scale
 	cargo bench -p openbrain --bench stream
-	.ci/opensandbox run cargo bench -p openbrain --bench opensandbox
+	cargo bench -p openbrain --bench opensandbox
 	cargo bench -p openbrain --bench egress
 	cargo bench -p openbrain-cli --bench serve
 	.ci/python bench

@@ -6,20 +6,27 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead as _, BufReader as StdBufReader, Write as _},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use openbrain::{Engine, Exec, Settings};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    runtime::Runtime,
+};
 
 /// How many commands each contender runs in a round.
 const TURN: usize = 64;
+
+/// What the answer says when the command has succeeded.
+const SUCCESS: &[u8] = br#""exit_code":0"#;
 
 /// Somebody who runs the command, and tells how long each took.
 type Contender<'a> = (&'static str, Box<dyn FnMut() -> Vec<Duration> + 'a>);
@@ -45,10 +52,11 @@ fn compare(server: &Server, sandbox: bool, clients: usize, rounds: usize) {
     let runtime = runtime();
     let engine = Engine::new(Settings::default());
     let mut pipes = Pipes::start(server.home.clone());
+    let (rest, mcp) = (rest(server, sandbox), mcp(server, sandbox));
     let mut contenders: Vec<Contender<'_>> = vec![
         ("library", Box::new(|| library(&runtime, &engine, sandbox, clients))),
-        ("POST /exec", Box::new(|| http(server, sandbox, clients, Http::rest))),
-        ("MCP at /mcp", Box::new(|| http(server, sandbox, clients, Http::mcp))),
+        ("POST /exec", Box::new(|| http(&runtime, server, &rest, clients))),
+        ("MCP at /mcp", Box::new(|| http(&runtime, server, &mcp, clients))),
     ];
     // One pipe has one client.
     if clients == 1 {
@@ -101,26 +109,72 @@ async fn runs(engine: Engine, sandbox: bool, count: usize) -> Vec<Duration> {
     times
 }
 
-fn http(
-    server: &Server,
-    sandbox: bool,
-    clients: usize,
-    call: fn(&mut Http, bool),
-) -> Vec<Duration> {
+/// As many clients as the library has tasks, on the same threads: what they cost themselves is on both
+/// sides of the comparison, as far as it can be.
+fn http(runtime: &Runtime, server: &Server, request: &Arc<[u8]>, clients: usize) -> Vec<Duration> {
     let client = || {
-        let mut http = Http::connect(&server.address);
-        let mut times = Vec::new();
-        for _ in 0..TURN / clients {
-            let began = Instant::now();
-            call(&mut http, sandbox);
-            times.push(began.elapsed());
-        }
-        times
+        let (address, request) = (server.address.clone(), Arc::clone(request));
+        runtime.spawn(async move {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut times = Vec::new();
+            for _ in 0..TURN / clients {
+                let began = Instant::now();
+                let answer = post(&mut stream, &request).await;
+                times.push(began.elapsed());
+                let succeeded = answer.windows(SUCCESS.len()).any(|part| part == SUCCESS);
+                assert!(succeeded, "{}", String::from_utf8_lossy(&answer));
+            }
+            times
+        })
     };
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    })
+    let clients: Vec<_> = (0..clients).map(|_| client()).collect();
+    clients.into_iter().flat_map(|client| runtime.block_on(client).unwrap()).collect()
+}
+
+/// Sends a request and reads its answer, which says how long it is.
+async fn post(stream: &mut BufReader<TcpStream>, request: &[u8]) -> Vec<u8> {
+    stream.write_all(request).await.unwrap();
+    let (mut length, mut line) = (None, String::new());
+    while stream.read_line(&mut line).await.unwrap() > 2 {
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = Some(value.trim().parse().unwrap());
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length.expect("a length")];
+    stream.read_exact(&mut body).await.unwrap();
+    body
+}
+
+/// The request for the command by REST.
+fn rest(server: &Server, sandbox: bool) -> Arc<[u8]> {
+    request(server, "/exec", "", &json!({"command": "true", "sandbox": sandbox}))
+}
+
+/// The request for the command by MCP, in the revision that has no sessions.
+fn mcp(server: &Server, sandbox: bool) -> Arc<[u8]> {
+    const HEADERS: &str = "Accept: application/json, text/event-stream\r\n\
+         MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n\
+         Mcp-Name: exec_command\r\n";
+    let mut call = call(1, sandbox);
+    call["params"]["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    request(server, "/mcp", HEADERS, &call)
+}
+
+fn request(server: &Server, path: &str, headers: &str, body: &Value) -> Arc<[u8]> {
+    let (body, address) = (body.to_string(), &server.address);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         {headers}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    (head + &body).into_bytes().into()
 }
 
 /// `openbrain`, with nothing of this process's own surroundings.
@@ -144,7 +198,7 @@ impl Server {
         serve.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
         let mut child = serve.spawn().unwrap();
         let mut line = String::new();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut stderr = StdBufReader::new(child.stderr.take().unwrap());
         stderr.read_line(&mut line).unwrap();
         thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
         let address = line.trim().rsplit_once("http://").unwrap().1.to_owned();
@@ -166,79 +220,6 @@ impl Drop for Server {
     }
 }
 
-/// A connection to the server, kept alive.
-struct Http(BufReader<TcpStream>, String);
-
-impl Http {
-    fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream), address.to_owned())
-    }
-
-    fn rest(&mut self, sandbox: bool) {
-        let body = json!({"command": "true", "sandbox": sandbox}).to_string();
-        let answer = self.post("/exec", "", &body);
-        assert!(answer.contains(r#""exit_code":0"#), "{answer}");
-    }
-
-    fn mcp(&mut self, sandbox: bool) {
-        const HEADERS: &str = "Accept: application/json, text/event-stream\r\n\
-             MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n\
-             Mcp-Name: exec_command\r\n";
-        let mut call = call(1, sandbox);
-        call["params"]["_meta"] = json!({
-            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-            "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-            "io.modelcontextprotocol/clientCapabilities": {},
-        });
-        let answer = self.post("/mcp", HEADERS, &call.to_string());
-        assert!(answer.contains(r#""exit_code":0"#), "{answer}");
-    }
-
-    fn post(&mut self, path: &str, headers: &str, body: &str) -> String {
-        let Self(stream, address) = self;
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-             {headers}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let (mut length, mut line) = (None, String::new());
-        while stream.read_line(&mut line).unwrap() > 2 {
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = Some(value.trim().parse().unwrap());
-            }
-            line.clear();
-        }
-        match length {
-            Some(length) => take(stream, length),
-            None => chunks(stream),
-        }
-    }
-}
-
-fn take(from: &mut impl Read, length: usize) -> String {
-    let mut bytes = vec![0; length];
-    from.read_exact(&mut bytes).unwrap();
-    String::from_utf8(bytes).unwrap()
-}
-
-/// A body in chunks: RFC 9112, section 7.1.
-fn chunks(from: &mut impl BufRead) -> String {
-    let mut body = String::new();
-    loop {
-        let mut size = String::new();
-        from.read_line(&mut size).unwrap();
-        let length = usize::from_str_radix(size.trim(), 16).unwrap();
-        body += &take(from, length);
-        take(from, 2);
-        if length == 0 {
-            return body;
-        }
-    }
-}
-
 /// A call of the tool.
 fn call(id: u64, sandbox: bool) -> Value {
     let arguments = json!({"command": "true", "sandbox": sandbox});
@@ -250,7 +231,7 @@ fn call(id: u64, sandbox: bool) -> Value {
 struct Pipes {
     child: Child,
     stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    stdout: StdBufReader<ChildStdout>,
 }
 
 impl Pipes {
@@ -258,7 +239,7 @@ impl Pipes {
         let mut mcp = openbrain(&home, "mcp");
         let mut child = mcp.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stdout = StdBufReader::new(child.stdout.take().unwrap());
         let mut client = Self { child, stdin, stdout };
         let info = json!({"name": "bench", "version": "1"});
         let params =
