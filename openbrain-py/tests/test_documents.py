@@ -91,6 +91,8 @@ def test_the_quick_start() -> None:
         "4. Stderr two",
         "4. ended: 0",
         "5. 0 1 4 9 16",
+        "6. modified /workspace/notes",
+        "6. one two",
     ]
 
 
