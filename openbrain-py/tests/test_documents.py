@@ -142,7 +142,7 @@ def test_nothing_is_printed_and_no_thread_started_by_importing() -> None:
 
 def test_importing_it_imports_nothing_slow() -> None:
     """Neither the adapters nor what most programs with openbrain have no use for."""
-    slow = ["asyncio", "dataclasses", "inspect", "json", "openbrain.adapters", "typing"]
+    slow = ["asyncio", "dataclasses", "datetime", "inspect", "json", "openbrain.adapters", "typing"]
     program = f"import sys, openbrain; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _found(program)],
