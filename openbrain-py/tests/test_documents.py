@@ -58,15 +58,16 @@ def test_everything_public_is_documented() -> None:
     for name in names:
         value = getattr(openbrain, name)
         assert value.__doc__, name
-        public = (
-            [item for item in vars(value) if not item.startswith("_")]
-            if isinstance(value, type)
-            else []
-        )
-        for item in public:
+        for item in _members(value) if isinstance(value, type) else ():
             member = getattr(value, item)
             if callable(member) or isinstance(member, property):
                 assert member.__doc__, f"{name}.{item}"
+
+
+def _members(kind: type) -> list[str]:
+    """What is public of a class, and of those that it is made of."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("openbrain")]
+    return [item for base in ours for item in vars(base) if not item.startswith("_")]
 
 
 @pytest.mark.parametrize("document", ["docs/python.md", "README.md"])

@@ -330,8 +330,9 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_every_verb_of_files_has_its_twin() -> None:
-    for kind in (openbrain.Files, Sandbox, openbrain.Process, openbrain.Background):
-        verbs = {name for name in vars(kind) if not name.startswith("_")}
+    kinds = (Sandbox, openbrain.Files, openbrain.FileWatch, openbrain.Shell, openbrain.Process)
+    for kind in (*kinds, openbrain.Background, openbrain.Changes, openbrain.SavedChanges):
+        verbs = {name for name in dir(kind) if not name.startswith("_")}
         twins = {name.removesuffix("_async") for name in verbs if name.endswith("_async")}
         assert twins <= verbs
 
