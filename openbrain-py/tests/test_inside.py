@@ -279,12 +279,12 @@ def test_limits_of_a_command_are_its_own() -> None:
 
 
 def test_a_kept_sandbox_outlives_its_block(mark: str) -> None:
-    with Sandbox(timeout=1, network=False) as sandbox:
+    with Sandbox(timeout=3, network=False) as sandbox:
         sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
         sandbox.keep()
         with pytest.raises(errors.OpenbrainError, match="keep"):
             sandbox.exec("true")
-    assert len(alive(mark)) == 3
+    assert until(lambda: len(alive(mark)) == 3, 2)
     assert until(lambda: not alive(mark))
 
 
