@@ -1,4 +1,4 @@
-"""openbrain from Python, in five steps: `pip install .`, then `python examples/quickstart.py`."""
+"""openbrain from Python, in six steps: `pip install .`, then `python examples/quickstart.py`."""
 
 from __future__ import annotations
 
@@ -54,9 +54,23 @@ async def at_once() -> None:
     print("5.", *(result.stdout.strip() for result in results))
 
 
+def changes() -> None:
+    """What a command has changed, looked at before it is applied to the host."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "notes")
+        file.write_text("one\n")
+        request = Exec("echo two >> notes").sandbox().network(False).changes()
+        result = request.mount(directory, mode="overlay").run(check=True)
+        if result.changes is not None and (saved := result.changes.save()) is not None:
+            print("6.", *(f"{change.change} {change.path}" for change in result.changes.entries))
+            saved.apply()
+        print("6.", *file.read_text().split())
+
+
 if __name__ == "__main__":
     one_line()
     a_directory()
     failures()
     live()
     asyncio.run(at_once())
+    changes()

@@ -214,9 +214,9 @@ impl Sandbox {
         local: &Bound<'_, PyInt>,
     ) -> PyResult<Pending> {
         let (sandbox, port) = (self.get(py)?, convert::number(port, "a port")?);
-        let host = host.parse::<IpAddr>();
-        let host = host.map_err(|_| Failure::Request("not an address".into()).raise(py))?;
-        let local = SocketAddr::new(host, convert::number(local, "a port")?);
+        let refused = |_| Failure::Request(format!("`{host}` is not an address")).raise(py);
+        let address = host.parse::<IpAddr>().map_err(refused)?;
+        let local = SocketAddr::new(address, convert::number(local, "a port")?);
         Pending::ask(py, async move {
             let forward = sandbox.forward_to(port, local).await?;
             Ok(Answer::object(|_| Ok(Forward::new(forward))))

@@ -59,6 +59,15 @@ def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+def ended(child: subprocess.Popen[str], seconds: float = 20) -> tuple[str, str]:
+    """What a program prints until it ends by itself, which it does soon."""
+    try:
+        return child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise
+
+
 def alive(mark: str) -> list[int]:
     """The processes that have this argument and are no zombies, not our own."""
     found: list[int] = []

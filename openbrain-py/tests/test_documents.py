@@ -58,15 +58,16 @@ def test_everything_public_is_documented() -> None:
     for name in names:
         value = getattr(openbrain, name)
         assert value.__doc__, name
-        public = (
-            [item for item in vars(value) if not item.startswith("_")]
-            if isinstance(value, type)
-            else []
-        )
-        for item in public:
+        for item in _members(value) if isinstance(value, type) else ():
             member = getattr(value, item)
             if callable(member) or isinstance(member, property):
                 assert member.__doc__, f"{name}.{item}"
+
+
+def _members(kind: type) -> list[str]:
+    """What is public of a class, and of those that it is made of."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("openbrain")]
+    return [item for base in ours for item in vars(base) if not item.startswith("_")]
 
 
 @pytest.mark.parametrize("document", ["docs/python.md", "README.md"])
@@ -91,6 +92,8 @@ def test_the_quick_start() -> None:
         "4. Stderr two",
         "4. ended: 0",
         "5. 0 1 4 9 16",
+        "6. modified /workspace/notes",
+        "6. one two",
     ]
 
 
@@ -140,7 +143,7 @@ def test_nothing_is_printed_and_no_thread_started_by_importing() -> None:
 
 def test_importing_it_imports_nothing_slow() -> None:
     """Neither the adapters nor what most programs with openbrain have no use for."""
-    slow = ["asyncio", "dataclasses", "inspect", "json", "openbrain.adapters", "typing"]
+    slow = ["asyncio", "dataclasses", "datetime", "inspect", "json", "openbrain.adapters", "typing"]
     program = f"import sys, openbrain; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _found(program)],

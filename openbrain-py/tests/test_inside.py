@@ -14,6 +14,7 @@ import tarfile
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -278,13 +279,29 @@ def test_limits_of_a_command_are_its_own() -> None:
 
 
 def test_a_kept_sandbox_outlives_its_block(mark: str) -> None:
-    with Sandbox(timeout=1, network=False) as sandbox:
+    with Sandbox(timeout=3, network=False) as sandbox:
         sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
         sandbox.keep()
         with pytest.raises(errors.OpenbrainError, match="keep"):
             sandbox.exec("true")
-    assert len(alive(mark)) == 3
+    assert until(lambda: len(alive(mark)) == 3, 2)
     assert until(lambda: not alive(mark))
+
+
+def test_raising_may_come_back_to_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making an exception runs Python, and with it whatever else asks something of the sandbox."""
+    make = errors.make
+    sandbox = Sandbox(timeout=1, network=False)
+    sandbox.open()
+
+    def again(*facts: Any) -> errors.OpenbrainError:
+        sandbox.__exit__(None, None, None)
+        return make(*facts)
+
+    sandbox.keep()
+    monkeypatch.setattr(errors, "make", again)
+    with pytest.raises(errors.OpenbrainError, match="keep"):
+        sandbox.exec("true")
 
 
 def test_a_sandbox_that_cannot_be_kept_is_as_it_was(mark: str) -> None:

@@ -1,4 +1,4 @@
-"""Interrupts, cancellations, forks and ends: nothing hangs, nothing is left, nothing is printed."""
+"""Interrupts, cancellations and ends: nothing hangs, nothing is left, nothing is printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import alive, sleeper, until
+from conftest import alive, ended, sleeper, until
 
 import openbrain
 
@@ -48,15 +48,6 @@ except KeyboardInterrupt:
 """
 
 
-def _end(child: subprocess.Popen[str], seconds: float = 20) -> tuple[str, str]:
-    """What a program prints until it ends by itself, which it does soon."""
-    try:
-        return child.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        raise
-
-
 @SANDBOXED
 @pytest.mark.parametrize("verb", ["run", "wait", "stream"])
 def test_ctrl_c_kills_the_tree_and_is_raised(
@@ -76,7 +67,7 @@ def _interrupt(python: Python, mark: str, verb: str, sandbox: bool) -> float:
     assert until(lambda: len(_commands(mark, child.pid)) >= 3)
     sent = time.time()
     child.send_signal(signal.SIGINT)
-    out, err = _end(child)
+    out, err = ended(child)
     assert err == ""
     assert alive(mark) == []
     return (float(out) - sent) * 1000
@@ -93,7 +84,7 @@ signal.signal(signal.SIGALRM, lambda *_: print("alarm"))
 signal.setitimer(signal.ITIMER_REAL, 0.05)
 print(openbrain.exec("sleep 0.3; echo done").stdout)
 """)
-    assert _end(child) == ("alarm\ndone\n\n", "")
+    assert ended(child) == ("alarm\ndone\n\n", "")
 
 
 def test_a_handler_that_raises_kills_the_command(python: Python, mark: str) -> None:
@@ -111,7 +102,7 @@ except Late:
 """,
         mark,
     )
-    assert _end(child) == ("late\n", "")
+    assert ended(child) == ("late\n", "")
 
 
 def test_an_interrupt_that_is_no_signal_is_seen_too(python: Python) -> None:
@@ -123,7 +114,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """)
-    assert _end(child) == ("interrupted\n", "")
+    assert ended(child) == ("interrupted\n", "")
 
 
 def test_ctrl_c_in_asyncio_kills_the_tree(python: Python, mark: str) -> None:
@@ -142,7 +133,7 @@ except KeyboardInterrupt:
     )
     assert until(lambda: len(_commands(mark, child.pid)) >= 6)
     child.send_signal(signal.SIGINT)
-    assert _end(child) == ("interrupted\n", "")
+    assert ended(child) == ("interrupted\n", "")
 
 
 @SANDBOXED
@@ -251,7 +242,7 @@ loop.close()
 time.sleep(0.4)
 print("end")
 """)
-    assert _end(child) == ("end\n", "")
+    assert ended(child) == ("end\n", "")
 
 
 def test_a_loop_in_each_thread() -> None:
@@ -292,162 +283,7 @@ print(*found)
     )
     assert until(lambda: bool(_commands(mark, child.pid)))
     child.send_signal(signal.SIGINT)
-    assert _end(child) == ("through\n", "")
-
-
-FORKED = """
-import asyncio, os, sys, openbrain
-def once(sandbox):
-    assert openbrain.exec("echo sync", sandbox=sandbox).stdout == "sync\\n"
-    run = openbrain.exec_async("echo async", sandbox=sandbox)
-    assert asyncio.run(run).stdout == "async\\n"
-    assert len(list(openbrain.Exec("echo stream").stream())) == 2
-for sandbox in (False, True):
-    once(sandbox)
-running = openbrain.Exec("sleep 600 #" + sys.argv[1]).sandbox().spawn()
-child = os.fork()
-if child == 0:
-    for sandbox in (False, True):
-        once(sandbox)
-    try:
-        running.kill()
-    except openbrain.OpenbrainError as error:
-        print(error, flush=True)
-    del running
-    grandchild = os.fork()
-    if grandchild == 0:
-        once(True)
-        sys.exit(0)
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-once(True)
-running.kill()
-print(status, running.wait().status)
-"""
-
-
-def test_a_forked_child_runs_commands_of_its_own(python: Python, mark: str) -> None:
-    child = python(FORKED, mark)
-    out, err = _end(child)
-    assert (out, err) == (
-        "the command belongs to the process that this one was forked from\n0 cancelled\n",
-        "",
-    )
-
-
-def test_a_fork_that_lives_on_keeps_no_command_alive(python: Python, mark: str) -> None:
-    """The child has copies of the sockets to the helper; the parent's end must not wait for it."""
-    child = python(
-        """
-import os, pathlib, sys, time, openbrain
-running = [openbrain.Exec(sys.argv[1]).spawn(), openbrain.Exec(sys.argv[1]).sandbox().spawn()]
-for process in running:
-    process.next_event()
-keeper = os.fork()
-if keeper == 0:
-    os.read(0, 1)
-    os._exit(0)
-for process in running:
-    process.close()
-    print(process.wait().status)
-del running, process
-children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children")
-helpers = lambda: children.read_text().split()
-end = time.monotonic() + 5
-while len(helpers()) > 1 and time.monotonic() < end:
-    openbrain.exec("true")
-print(helpers() == [str(keeper)])
-os.kill(keeper, 9)
-os.waitpid(keeper, 0)
-""",
-        sleeper(mark),
-    )
-    out, err = _end(child)
-    assert (out, err) == ("cancelled\ncancelled\nTrue\n", "")
-
-
-@pytest.mark.parametrize("call", ["openbrain.exec('true', sandbox=True)", "sandbox.open()"])
-def test_a_forked_child_asks_the_server_itself(python: Python, call: str) -> None:
-    """The thread that makes sandboxes on a server is the parent's."""
-    child = python(f"""
-import os, openbrain
-os.environ["OPENBRAIN_SERVER_URL"] = "http://127.0.0.1:9"
-def ask():
-    sandbox = openbrain.Sandbox()
-    try:
-        {call}
-    except openbrain.errors.SandboxUnavailableError:
-        print("refused", flush=True)
-ask()
-child = os.fork()
-if child == 0:
-    ask()
-    raise SystemExit
-os.waitpid(child, 0)
-""")
-    assert _end(child) == ("refused\nrefused\n", "")
-
-
-POOLED = """
-import os, sys, time, openbrain
-os.environ["OPENBRAIN_POOL"] = "1"
-def warm():
-    end = time.monotonic() + 20
-    while openbrain.exec("true", sandbox=True, network=False).start != "warm":
-        assert time.monotonic() < end
-    print("warm", flush=True)
-warm()
-if os.fork() == 0:
-    warm()
-    sys.exit()
-os.wait()
-warm()
-"""
-
-
-def test_a_forked_child_has_a_pool_of_its_own(python: Python) -> None:
-    assert _end(python(POOLED), 60) == ("warm\n" * 3, "")
-
-
-def test_multiprocessing_with_fork(python: Python) -> None:
-    child = python("""
-import multiprocessing, openbrain
-def work(i):
-    return openbrain.exec(f"echo {i}", sandbox=i % 2 == 0).stdout
-if __name__ == "__main__":
-    openbrain.exec("true", sandbox=True)
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        print("".join(pool.map(work, range(9))).split())
-""")
-    assert _end(child, 40) == (f"{[str(i) for i in range(9)]}\n", "")
-
-
-def test_workers_that_were_forked_from_a_busy_server(python: Python, mark: str) -> None:
-    """As gunicorn does: load, fork workers, let them work, end them by SIGTERM."""
-    child = python(
-        """
-import os, signal, sys, time, openbrain
-openbrain.exec("true", sandbox=True)
-ours, theirs = os.pipe()
-workers = []
-for _ in range(3):
-    worker = os.fork()
-    if worker == 0:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        for event in openbrain.Exec(sys.argv[1]).stream():
-            os.write(theirs, b".")
-        os._exit(1)
-    workers.append(worker)
-for _ in workers:
-    os.read(ours, 1)
-for worker in workers:
-    os.kill(worker, signal.SIGTERM)
-print([os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers])
-""",
-        sleeper(mark),
-    )
-    assert _end(child) == ("[0, 0, 0]\n", "")
-    assert until(lambda: not alive(mark))
+    assert ended(child) == ("through\n", "")
 
 
 IN_FLIGHT = {
@@ -483,7 +319,7 @@ sys.stdin.readline()
         sleeper(mark),
     )
     assert until(lambda: len(_commands(mark, child.pid)) >= 3)
-    assert _end(child) == ("", "")
+    assert ended(child) == ("", "")
     assert child.returncode == 0
     assert until(lambda: not alive(mark))
 
@@ -493,7 +329,7 @@ def test_the_interpreter_is_killed_with_runs_in_flight(python: Python, mark: str
     child = python(INTERRUPTED.replace("SLEEPER", repr(sleeper("MARK"))), mark, "run", "True")
     assert until(lambda: len(_commands(mark, child.pid)) >= 3)
     child.kill()
-    _end(child)
+    ended(child)
     assert until(lambda: not alive(mark))
 
 
@@ -507,7 +343,7 @@ def late():
 atexit.register(late)
 import openbrain
 """)
-    assert _end(child) == ("late\n", "")
+    assert ended(child) == ("late\n", "")
 
 
 def test_many_cancellations_leave_nothing(mark: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from .hints import typing
+from .hints import datetime, typing
 from .output import Output
 from .record import Record
 from .waiting import seconds, wait, wait_async
@@ -130,7 +128,7 @@ class Background:
         """As `next_logs`."""
         return _logs(await wait_async(self._native.next_logs(stdout, stderr)))
 
-    def wait_for_log(self, text: str, timeout: float | timedelta) -> None:
+    def wait_for_log(self, text: str, timeout: float | datetime.timedelta) -> None:
         """Waits until one of its streams has this text, from the beginning on.
 
         Raises:
@@ -139,7 +137,7 @@ class Background:
         """
         wait(self._native.wait_for_log(text, seconds(timeout) or 0))
 
-    async def wait_for_log_async(self, text: str, timeout: float | timedelta) -> None:  # noqa: ASYNC109
+    async def wait_for_log_async(self, text: str, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `wait_for_log`."""
         await wait_async(self._native.wait_for_log(text, seconds(timeout) or 0))
 

@@ -1,6 +1,6 @@
 """What annotations name, so that `typing.get_type_hints` can resolve them.
 
-Importing `typing` takes longer than openbrain itself: it is imported when somebody asks.
+Importing `typing` takes as long as openbrain itself: such modules are imported when somebody asks.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from collections.abc import Mapping, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import datetime as datetime  # noqa: ICN001, PLC0414
     import typing as typing  # noqa: PLC0414
 else:
 
-    class _Typing:
-        """The module `typing`, once somebody asks for a name in it."""
+    class _Later:
+        """A module that is imported when somebody asks for a name in it."""
+
+        def __init__(self, module: str) -> None:
+            self._module = module
 
         def __getattr__(self, name: str) -> object:
-            import typing
+            return getattr(__import__(self._module), name)
 
-            return getattr(typing, name)
-
-    typing = _Typing()
+    datetime = _Later("datetime")
+    typing = _Later("typing")
 
 Path = str | os.PathLike[str]
 Words = str | Sequence[Path]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from ._openbrain import create
 from .files import Files
-from .hints import typing
+from .hints import datetime, typing
 from .output import Isolation
 from .waiting import seconds, wait, wait_async
 
@@ -69,9 +67,9 @@ class Opened:
         return Isolation(**self._fact("isolation"))
 
     @property
-    def expires_at(self) -> datetime:
+    def expires_at(self) -> datetime.datetime:
         """When its time is over, by the clock of this machine, in UTC."""
-        return datetime.fromtimestamp(self._open().expires_at(), UTC)
+        return datetime.datetime.fromtimestamp(self._open().expires_at(), datetime.UTC)
 
     @property
     def command_timeout(self) -> float:
@@ -84,11 +82,11 @@ class Opened:
         """What the caller should know about it that is no error."""
         return tuple(self._fact("warnings"))
 
-    def renew(self, timeout: float | timedelta) -> None:
+    def renew(self, timeout: float | datetime.timedelta) -> None:
         """Lets the sandbox end in so much time from now, instead of when it would have."""
         wait(self._open().renew(seconds(timeout) or 0))
 
-    async def renew_async(self, timeout: float | timedelta) -> None:  # noqa: ASYNC109
+    async def renew_async(self, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `renew`."""
         await wait_async(self._open().renew(seconds(timeout) or 0))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from datetime import timedelta
 
 from .errors import OpenbrainError
-from .hints import typing
+from .hints import datetime, typing
 from .output import Isolation, Output
 from .record import Record
 from .waiting import seconds, wait, wait_async
@@ -139,7 +138,9 @@ class Process:
             self._record(*answer)
         return self._queue.pop(0)
 
-    def wait_for_output(self, text: bytes | str, timeout: float | timedelta | None = None) -> bool:
+    def wait_for_output(
+        self, text: bytes | str, timeout: float | datetime.timedelta | None = None
+    ) -> bool:
         """Waits until standard output or standard error has this text; false when both have ended.
 
         Events and the result have what was read meanwhile. A further call goes on behind what the
@@ -158,7 +159,7 @@ class Process:
     async def wait_for_output_async(
         self,
         text: bytes | str,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
     ) -> bool:
         """As `wait_for_output`. Cancelling it loses nothing, and leaves the command running."""
         return await wait_async(self._native.wait_for_output(_bytes(text), seconds(timeout)))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
 from . import _openbrain as native  # pyright: ignore[reportPrivateUsage]
-from .hints import Path, Words, typing
+from .hints import Path, Words, datetime, typing
 from .output import Output
 from .process import Process
 from .record import Record, short, thaw
@@ -136,7 +135,7 @@ class Exec:
         """Runs the command on the host even where the settings' default is a sandbox."""
         return self._with(sandbox=False)
 
-    def timeout(self, timeout: float | timedelta | None) -> Exec:
+    def timeout(self, timeout: float | datetime.timedelta | None) -> Exec:
         """Kills the command and all its processes after this time.
 
         Args:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
 from .background import Background
 from .changes import Changes
 from .forward import Forward
-from .hints import Limits, Path, Words, typing
+from .hints import Limits, Path, Words, datetime, typing
 from .opened import Opened
 from .output import Output
 from .record import Record
@@ -90,7 +89,7 @@ class Sandbox(Opened):
         image: str | None = None,
         *,
         rootfs: Path | None = None,
-        timeout: float | timedelta | None = None,
+        timeout: float | datetime.timedelta | None = None,
         volumes: Iterable[Volume] = (),
         mounts: Path | Mount | Iterable[Path | Mount] = (),
         expose: Path | Iterable[Path] = (),
@@ -130,7 +129,7 @@ class Sandbox(Opened):
         image: str | None = None,
         *,
         rootfs: Path | None = None,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         volumes: Iterable[Volume] = (),
         mounts: Path | Mount | Iterable[Path | Mount] = (),
         expose: Path | Iterable[Path] = (),
@@ -165,7 +164,7 @@ class Sandbox(Opened):
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,
+        timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -186,7 +185,7 @@ class Sandbox(Opened):
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -214,7 +213,7 @@ class Sandbox(Opened):
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,
+        timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -238,7 +237,7 @@ class Sandbox(Opened):
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -250,7 +249,7 @@ class Sandbox(Opened):
         request, given, args = parts(build(command, **options))
         return Background(await wait_async(self._open().start(request, given)), args)
 
-    def wait_for_port(self, port: int, timeout: float | timedelta) -> None:
+    def wait_for_port(self, port: int, timeout: float | datetime.timedelta) -> None:
         """Waits until something in the sandbox listens on a TCP port, on 127.0.0.1 or ::1.
 
         Raises:
@@ -258,7 +257,7 @@ class Sandbox(Opened):
         """
         wait(self._open().wait_for_port(port, seconds(timeout) or 0))
 
-    async def wait_for_port_async(self, port: int, timeout: float | timedelta) -> None:  # noqa: ASYNC109
+    async def wait_for_port_async(self, port: int, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `wait_for_port`."""
         await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import timedelta
 
-from .hints import Limits, Path, Words
+from .hints import Limits, Path, Words, datetime
 from .output import Output
 from .request import Exec, Stdin, placed
 from .verbs import build
@@ -44,7 +43,7 @@ class Shell:
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,
+        timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -63,7 +62,7 @@ class Shell:
         self,
         command: Words | Exec,
         *,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes | str | os.PathLike[str] | Stdin | None = None,

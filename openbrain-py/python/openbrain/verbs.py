@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
-from .hints import Limits, Path, Words, typing
+from .hints import Limits, Path, Words, datetime, typing
 from .output import Output
 from .request import Exec, Mount, Stdin, environment, mount_form, several
 from .waiting import seconds
@@ -18,7 +17,7 @@ def exec(
     command: Words | Exec,
     *,
     sandbox: bool | None = None,
-    timeout: float | timedelta | None = None,
+    timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -79,7 +78,7 @@ async def exec_async(
     command: Words | Exec,
     *,
     sandbox: bool | None = None,
-    timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
@@ -108,7 +107,7 @@ async def exec_async(
 def build(
     command: Words | Exec,
     *,
-    timeout: float | timedelta | None = None,
+    timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: bytes | str | os.PathLike[str] | Stdin | None = None,

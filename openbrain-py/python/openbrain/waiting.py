@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .hints import datetime
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from datetime import timedelta
     from typing import TypeVar
 
     from ._openbrain import Pending
@@ -74,7 +75,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def seconds(timeout: float | timedelta | None) -> float | None:
+def seconds(timeout: float | datetime.timedelta | None) -> float | None:
     """A time as the native module takes it."""
     if timeout is None or isinstance(timeout, (int, float)):
         return timeout

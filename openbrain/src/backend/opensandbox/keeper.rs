@@ -343,7 +343,11 @@ fn gone() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::{Arc, Condvar, Mutex};
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::{Duration, Keeper, Work, keeper, settle, spawn};
 
     /// As in a forked child.
     #[tokio::test]
