@@ -7,8 +7,8 @@ TEST_USER ?= openbrain-test
 
 # One OpenSandbox server for all of it; started here, it is taken down at the end.
 test: check
-	.ci/opensandbox run $(MAKE) fixture tests tests-as-user
-	$(MAKE) contract python
+	.ci/opensandbox run $(MAKE) fixture tests tests-as-user python
+	$(MAKE) contract
 	SKIP_BUILD=1 $(MAKE) adapters
 	$(MAKE) readme
 	@echo "make test: everything passed"
@@ -45,7 +45,7 @@ contract:
 # The Python package, its tests with every version of Python that is here, and once more as an
 # ordinary user when `make` runs as root.
 python:
-	.ci/python
+	.ci/opensandbox run .ci/python
 	.ci/python versions
 	[ "$$(id -u)" != 0 ] || .ci/python as-user $(TEST_USER)
 
