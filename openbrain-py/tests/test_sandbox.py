@@ -204,9 +204,11 @@ def test_pausing_stops_and_resuming_goes_on() -> None:
 
 
 def test_its_time_ends_it(mark: str) -> None:
-    sandbox = Sandbox(timeout=0.5, network=False)
+    sandbox = Sandbox(timeout=60, network=False)
     sandbox.open()
     sandbox.exec(f"{sleeper(mark)} >/dev/null 2>&1 & true")
+    assert until(lambda: bool(alive(mark)))
+    sandbox.renew(0.2)
     assert until(lambda: not alive(mark))
 
 
