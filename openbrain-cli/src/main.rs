@@ -13,6 +13,7 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+mod file_view;
 mod mcp;
 mod moment;
 mod program;

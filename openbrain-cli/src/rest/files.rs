@@ -8,7 +8,7 @@ use axum::{
 };
 use futures_util::stream::unfold;
 use http::{StatusCode, header};
-use openbrain::{FileEntry, FileKind, FileReader, WriteOptions};
+use openbrain::{FileReader, WriteOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +20,7 @@ use super::{
     state::{App, NamedSandbox, Query},
     view::json,
 };
-use crate::moment::rfc3339;
+use crate::file_view::FileView;
 
 /// How many entries an answer has.
 const ENTRIES: usize = 1000;
@@ -101,40 +101,6 @@ pub(super) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// What is known of a file.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "File")]
-pub(super) struct FileView {
-    /// As asked for; in a list the name, or the path below the directory.
-    path: String,
-    /// What it is; links are not followed.
-    kind: Kind,
-    /// Permissions in octal digits.
-    mode: String,
-    /// Bytes.
-    size: u64,
-    /// When its content was changed last, RFC 3339.
-    modified: String,
-    /// Where a link leads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
-}
-
-/// What a file is.
-#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A named pipe, a socket or a device.
-    Other,
-}
-
 /// Files of a sandbox, by path.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct FileList {
@@ -142,26 +108,6 @@ pub(super) struct FileList {
     files: Vec<FileView>,
     /// Whether there are more.
     truncated: bool,
-}
-
-impl FileView {
-    /// Names that are no UTF-8 are shown with marks in place of what is none.
-    fn of(entry: FileEntry) -> Self {
-        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        Self {
-            path: text(entry.path),
-            kind: match entry.kind {
-                FileKind::File => Kind::File,
-                FileKind::Directory => Kind::Directory,
-                FileKind::Link => Kind::Link,
-                FileKind::Other => Kind::Other,
-            },
-            mode: format!("{:04o}", entry.mode),
-            size: entry.size,
-            modified: rfc3339(entry.modified),
-            target: entry.target.map(text),
-        }
-    }
 }
 
 /// Gives the content of a file.
@@ -257,7 +203,7 @@ pub(super) async fn stat(
 ) -> Result<Response> {
     let _place = app.service.enter().await?;
     let entry = open.sandbox().files().stat(&query.path).await?;
-    Ok(json(StatusCode::OK, &FileView::of(entry)))
+    Ok(json(StatusCode::OK, &FileView::of(&entry)))
 }
 
 /// Lists a directory, or what matches below it.
@@ -273,7 +219,7 @@ pub(super) async fn list(
     }
     let _place = app.service.enter().await?;
     let found = open.sandbox().files().find(&query.path, query.pattern.as_deref(), limit).await?;
-    let files = found.entries.into_iter().map(FileView::of).collect();
+    let files = found.entries.iter().map(FileView::of).collect();
     Ok(json(StatusCode::OK, &FileList { files, truncated: found.truncated }))
 }
 

@@ -11,9 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     control::{InputQuery, SignalRequest},
     execs::{EventsQuery, PageQuery, StreamQuery},
-    files::{
-        FileList, FileView, ListQuery, PathQuery, ReadQuery, RemoveQuery, RenameQuery, WriteQuery,
-    },
+    files::{FileList, ListQuery, PathQuery, ReadQuery, RemoveQuery, RenameQuery, WriteQuery},
     problem::{Code, Form, PROBLEM_JSON},
     ready::{Health, Ready, Version},
     routes::{Answer, Content, Query, Route, all},
@@ -23,6 +21,7 @@ use super::{
     view,
     view::{ExecView, List},
 };
+use crate::file_view::FileView;
 
 /// The document.
 pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
