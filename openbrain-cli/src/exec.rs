@@ -29,14 +29,6 @@ use crate::{
 
 /// Runs `openbrain exec` and returns the exit code.
 pub(crate) fn run(args: ExecArgs) -> Result<u8> {
-    let for_machines = args.output.json || args.output.events;
-    match execute(args) {
-        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
-        result => result,
-    }
-}
-
-fn execute(args: ExecArgs) -> Result<u8> {
     let Some((command, stdin)) = program::find(&args)? else {
         return Ok(help());
     };

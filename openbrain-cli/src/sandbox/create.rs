@@ -25,14 +25,6 @@ use crate::{
 /// Runs `openbrain sandbox create` and returns the exit code.
 pub(super) fn run(args: CreateArgs) -> Result<u8> {
     let as_json = args.json;
-    match create(args) {
-        Err(failure) if as_json => failure.print_json().map(|()| failure.code()),
-        result => result,
-    }
-}
-
-fn create(args: CreateArgs) -> Result<u8> {
-    let as_json = args.json;
     let order = order(args)?;
     let Held { about, warnings } = settle::runtime()?.block_on(async {
         let mut signals =
