@@ -188,7 +188,7 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
         responses.insert(answer.status, response(answer, route, schemas));
     }
     let mut problems: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-    for code in EVERYWHERE.iter().chain(route.problems) {
+    for code in EVERYWHERE.iter().chain(route.all_problems()) {
         for status in code.statuses() {
             let names = problems.entry(status.as_u16()).or_default();
             if !names.contains(&code.name()) {
