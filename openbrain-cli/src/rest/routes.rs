@@ -17,6 +17,7 @@ use super::{
     ready,
     sandbox_routes::SANDBOX_ROUTES,
     state::App,
+    view,
 };
 use crate::service::Service;
 
@@ -169,7 +170,7 @@ impl Answer {
 }
 
 /// Bytes of any kind.
-pub(super) const BYTES: &[(&str, Content)] = &[("application/octet-stream", Content::Bytes)];
+pub(super) const BYTES: &[(&str, Content)] = &[(view::BYTES, Content::Bytes)];
 pub(super) const VIEW: &[(&str, Content)] = &[(JSON, Content::ExecView)];
 
 pub(super) const ACCEPT: (&str, &str) =
