@@ -21,6 +21,7 @@ use crate::{
     env, exit,
     failure::{Failure, Result},
     program::{self, absolute},
+    refused::Refused,
     settle::{self, announce},
     signals::Signals,
     stream::{self, Form},
@@ -238,7 +239,8 @@ fn remark(output: &Output, deadline: Option<Duration>) {
         say(format_args!("warning: {warning}"));
     }
     for denial in &output.denials {
-        say(denied(denial));
+        let Denial { what, host: _, port: _, reason, remedy, count } = denial;
+        say(Refused { what, reason, remedy: remedy.as_deref(), count: *count });
     }
     if let Some(changes) = &output.changes {
         changes::remark(changes);
@@ -253,12 +255,4 @@ fn remark(output: &Output, deadline: Option<Duration>) {
         (Status::TimedOut, None) => say("timed out"),
         (Status::Exited(_) | Status::Signaled(_) | Status::Cancelled, _) => {}
     }
-}
-
-/// What was refused, why, and which setting would allow it, in one line.
-fn denied(denial: &Denial) -> String {
-    let Denial { what, host: _, port: _, reason, remedy, count } = denial;
-    let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
-    let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    format!("the sandbox did not reach {what}{times}: {reason}{remedy}")
 }

@@ -17,6 +17,7 @@ mod file_view;
 mod mcp;
 mod moment;
 mod program;
+mod refused;
 mod rest;
 mod sandbox;
 mod serve;

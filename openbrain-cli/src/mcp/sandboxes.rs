@@ -14,7 +14,7 @@ use super::{
     sandbox_report::{self, Part, SandboxAnswer},
     sandbox_tools::{CREATE_SANDBOX, END_SANDBOX, LIST_FILES, READ_FILE, WRITE_FILE},
     server::Server,
-    text::whole_end,
+    text::page,
 };
 use crate::service::OpenSandbox;
 
@@ -91,9 +91,7 @@ impl Server {
         let goes_on = bytes.len() as u64 > most;
         if goes_on {
             bytes.truncate(most as usize);
-            // A character that is cut begins the next part, unless there is nothing before it.
-            let whole = whole_end(&bytes).len();
-            bytes.truncate(if whole > 0 { whole } else { bytes.len() });
+            bytes = page(bytes);
         }
         Ok(sandbox_report::read(&sandbox_id, Part { path, offset, bytes, goes_on }))
     }
