@@ -401,6 +401,27 @@ pub(crate) enum ConfigCommand {
     Path,
 }
 
+impl Command {
+    /// Whether its result is wanted as JSON, and so is what goes wrong.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Exec(args) => args.output.json || args.output.events,
+            Self::Changes(args) => args.json,
+            Self::Apply(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Audit(args) => args.json,
+            Self::Sandbox(command) => command.wants_json(),
+            Self::Config(ConfigCommand::Show { json, .. }) => *json,
+            Self::Config(_)
+            | Self::Serve(_)
+            | Self::Mcp(_)
+            | Self::Discard(_)
+            | Self::Completions { .. }
+            | Self::Man { .. } => false,
+        }
+    }
+}
+
 impl Cli {
     /// Reads the command line of this process.
     pub(crate) fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {

@@ -142,18 +142,12 @@ fn shown(text: String) -> String {
 /// Runs `openbrain apply` and returns the exit code.
 pub(crate) fn apply(args: &ApplyArgs) -> Result<u8> {
     let ApplyArgs { id, paths, json } = args;
-    match (try_apply(id, paths, *json), json) {
-        (Err(failure), true) => failure.print_json().map(|()| failure.code()),
-        (outcome, _) => outcome.map(|()| exit::SUCCESS),
-    }
-}
-
-fn try_apply(id: &str, paths: &[PathBuf], is_json: bool) -> Result<()> {
     let mut saved = SavedChanges::load(&directory()?, id)?;
     let applied = saved.apply(paths)?;
     let left = saved.changes().entries.len();
-    if is_json {
-        return print_json(&json!({ "applied": applied, "left": left }));
+    if *json {
+        print_json(&json!({ "applied": applied, "left": left }))?;
+        return Ok(exit::SUCCESS);
     }
     let Applied { paths, skipped, .. } = &applied;
     for path in skipped {
@@ -166,7 +160,7 @@ fn try_apply(id: &str, paths: &[PathBuf], is_json: bool) -> Result<()> {
     if left > 0 {
         say(format_args!("{left} left; show with: openbrain changes {id}"));
     }
-    Ok(())
+    Ok(exit::SUCCESS)
 }
 
 /// Runs `openbrain discard` and returns the exit code.

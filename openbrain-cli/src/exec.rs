@@ -1,16 +1,16 @@
 //! `openbrain exec`: from the command line to the library, and back to an exit code.
 
 use std::{
-    future::pending,
     io::{self, IsTerminal},
+    path::PathBuf,
     time::Duration,
 };
 
 use clap::CommandFactory;
 use openbrain::{
-    Caller, Denial, Engine, Exec, Limits, Output, Place, Process, Recorder, Spec, Status, Surface,
+    Caller, Denial, Engine, Exec, Limits, Mount, Output, Place, Process, Recorder, Spec, Status,
+    Surface,
 };
-use tokio::time::sleep;
 
 use crate::{
     args::{
@@ -21,22 +21,28 @@ use crate::{
     env, exit,
     failure::{Failure, Result},
     program::{self, absolute},
-    settle::{self, SILENCE},
+    refused::Refused,
+    settle::{self, announce},
     signals::Signals,
     stream::{self, Form},
     terminal::{self, RawMode},
 };
 
-/// Runs `openbrain exec` and returns the exit code.
-pub(crate) fn run(args: ExecArgs) -> Result<u8> {
-    let for_machines = args.output.json || args.output.events;
-    match execute(args) {
-        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
-        result => result,
-    }
+/// What a sandbox may reach, as requests say it.
+pub(crate) struct Reach {
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) expose: Vec<PathBuf>,
+    pub(crate) allow_network: Option<bool>,
+    pub(crate) allowed_ports: Option<Vec<u16>>,
+    pub(crate) allowed_domains: Option<Vec<String>>,
+    pub(crate) allowed_hosts: Option<Vec<String>>,
 }
 
-fn execute(args: ExecArgs) -> Result<u8> {
+/// What we say when a sandbox of this machine takes long to start.
+pub(crate) const STARTING: &str = "starting the sandbox…";
+
+/// Runs `openbrain exec` and returns the exit code.
+pub(crate) fn run(args: ExecArgs) -> Result<u8> {
     let Some((command, stdin)) = program::find(&args)? else {
         return Ok(help());
     };
@@ -108,32 +114,40 @@ fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
     let PlaceArgs { sandbox, direct, changes, reach } = args;
     exec.changes = changes;
     exec.sandbox = (sandbox || direct).then_some(sandbox);
-    let_in(exec, reach)
+    let Reach { mounts, expose, allow_network, allowed_ports, allowed_domains, allowed_hosts } =
+        reach.resolve()?;
+    exec.allow_network = allow_network;
+    exec.allowed_ports = allowed_ports;
+    exec.allowed_domains = allowed_domains;
+    exec.allowed_hosts = allowed_hosts;
+    exec = mounts.into_iter().fold(exec, Exec::mount_at);
+    Ok(expose.into_iter().fold(exec, Exec::expose))
 }
 
-/// What the sandbox may reach.
-pub(crate) fn let_in(mut exec: Exec, args: ReachArgs) -> Result<Exec> {
-    let ReachArgs {
-        mount,
-        expose,
-        allow_network,
-        no_network,
-        allow_port,
-        allow_domain,
-        allow_host,
-    } = args;
-    exec.allow_network = if no_network { Some(false) } else { allow_network };
-    exec.allowed_ports = (!allow_port.is_empty()).then_some(allow_port);
-    exec.allowed_domains = (!allow_domain.is_empty()).then_some(allow_domain);
-    exec.allowed_hosts = (!allow_host.is_empty()).then_some(allow_host);
-    for mut mount in mount {
-        mount.source = absolute(&mount.source)?;
-        exec = exec.mount_at(mount);
+impl ReachArgs {
+    /// The same as requests say it, with paths that are absolute.
+    pub(crate) fn resolve(self) -> Result<Reach> {
+        let Self {
+            mut mount,
+            expose,
+            allow_network,
+            no_network,
+            allow_port,
+            allow_domain,
+            allow_host,
+        } = self;
+        for mount in &mut mount {
+            mount.source = absolute(&mount.source)?;
+        }
+        Ok(Reach {
+            mounts: mount,
+            expose: expose.iter().map(|path| absolute(path)).collect::<Result<_>>()?,
+            allow_network: if no_network { Some(false) } else { allow_network },
+            allowed_ports: (!allow_port.is_empty()).then_some(allow_port),
+            allowed_domains: (!allow_domain.is_empty()).then_some(allow_domain),
+            allowed_hosts: (!allow_host.is_empty()).then_some(allow_host),
+        })
     }
-    for path in expose {
-        exec = exec.expose(absolute(&path)?);
-    }
-    Ok(exec)
 }
 
 fn surround(mut exec: Exec, args: SurroundingsArgs) -> Result<Exec> {
@@ -160,7 +174,7 @@ async fn supervise(engine: &Engine, exec: Exec, spec: &Spec, args: &OutputArgs) 
     let process = tokio::select! {
         process = engine.spawn(exec) => process?,
         kind = signals.end() => return Err(Failure::Signal(kind.as_raw_value())),
-        () = announce(announced, &spec.place) => pending().await,
+        process = announce(announced, starting(&spec.place)) => process,
     };
     attend(process, &mut signals, spec.timeout, args).await
 }
@@ -209,19 +223,14 @@ fn connect(process: &mut Process) -> Result<Option<RawMode>> {
     Ok(raw_mode)
 }
 
-/// Says that a sandbox is starting, when that takes long and somebody is looking. Never ends.
-async fn announce(wanted: bool, place: &Place) {
-    if wanted {
-        sleep(SILENCE).await;
-        match place {
-            Place::Opensandbox(_, server) => {
-                let (image, url) = (&server.image, &server.url);
-                say(format_args!("starting a sandbox of `{image}` on `{url}`…"));
-            }
-            Place::Embedded(_) | Place::Direct => say("starting the sandbox…"),
+/// That a sandbox is starting.
+fn starting(place: &Place) -> String {
+    match place {
+        Place::Opensandbox(_, server) => {
+            format!("starting a sandbox of `{}` on `{}`…", server.image, server.url)
         }
+        Place::Embedded(_) | Place::Direct => STARTING.to_owned(),
     }
-    pending().await
 }
 
 /// Says what a person should know about the result.
@@ -230,7 +239,8 @@ fn remark(output: &Output, deadline: Option<Duration>) {
         say(format_args!("warning: {warning}"));
     }
     for denial in &output.denials {
-        say(denied(denial));
+        let Denial { what, host: _, port: _, reason, remedy, count } = denial;
+        say(Refused { what, reason, remedy: remedy.as_deref(), count: *count });
     }
     if let Some(changes) = &output.changes {
         changes::remark(changes);
@@ -245,12 +255,4 @@ fn remark(output: &Output, deadline: Option<Duration>) {
         (Status::TimedOut, None) => say("timed out"),
         (Status::Exited(_) | Status::Signaled(_) | Status::Cancelled, _) => {}
     }
-}
-
-/// What was refused, why, and which setting would allow it, in one line.
-fn denied(denial: &Denial) -> String {
-    let Denial { what, host: _, port: _, reason, remedy, count } = denial;
-    let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
-    let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    format!("the sandbox did not reach {what}{times}: {reason}{remedy}")
 }

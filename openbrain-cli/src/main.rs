@@ -13,9 +13,11 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+mod file_view;
 mod mcp;
 mod moment;
 mod program;
+mod refused;
 mod rest;
 mod sandbox;
 mod serve;
@@ -42,14 +44,25 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage(&error, &arguments)),
     };
-    let code = match run(cli.command) {
-        Ok(code) => code,
-        Err(failure) => {
+    let wants_json = cli.command.wants_json();
+    let code = run(cli.command).unwrap_or_else(|failure| complain(&failure, wants_json));
+    ExitCode::from(code)
+}
+
+/// Says why nothing was done, to a program where one asked, and returns the exit code.
+fn complain(failure: &Failure, wants_json: bool) -> u8 {
+    match wants_json.then(|| failure.print_json()) {
+        Some(Ok(())) => failure.code(),
+        // Standard output cannot be written, which is the worse news.
+        Some(Err(error)) => {
+            error.print();
+            error.code()
+        }
+        None => {
             failure.print();
             failure.code()
         }
-    };
-    ExitCode::from(code)
+    }
 }
 
 fn run(command: Command) -> Result<u8> {
@@ -108,9 +121,5 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let (message, more) = text.split_once("\n\n").unwrap_or((text, ""));
     let tip = more.lines().find_map(|line| line.trim().strip_prefix("tip: "));
     let failure = Failure::usage(message, tip.unwrap_or("`openbrain --help` shows what there is"));
-    if args::wants_json(arguments) {
-        return failure.print_json().map_or_else(|error| error.code(), |()| failure.code());
-    }
-    failure.print();
-    failure.code()
+    complain(&failure, args::wants_json(arguments))
 }

@@ -1,6 +1,6 @@
 //! The end of a command: nothing of it is left behind when we are gone.
 
-use std::{future::pending, thread, time::Duration};
+use std::{fmt::Display, future::pending, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long something may take before we say what it is.
-pub(crate) const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long we wait for a server to delete a sandbox. It does so by itself some minutes later.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(crate) fn wait(announced: bool) {
             biased;
             done = settled => done.unwrap_or(false),
             _ = signals.end() => false,
-            () = announce(announced) => pending().await,
+            done = announce(announced, "removing the sandbox…") => done,
         }
     });
     if !done {
@@ -53,10 +53,10 @@ pub(crate) fn wait(announced: bool) {
 }
 
 /// Says what we are waiting for, when that takes long and somebody is looking. Never ends.
-async fn announce(wanted: bool) {
+pub(crate) async fn announce<T>(wanted: bool, what: impl Display) -> T {
     if wanted {
         sleep(SILENCE).await;
-        say("removing the sandbox…");
+        say(what);
     }
     pending().await
 }

@@ -12,7 +12,7 @@ use super::{
     report::{Answer, Page},
     server::Server,
     standing::standing,
-    text::whole_end,
+    text::page,
     tools::{EXEC_INPUT, EXEC_KILL, EXEC_OUTPUT},
 };
 use crate::service::{InputFailure, Kept, Stream};
@@ -53,7 +53,7 @@ impl Server {
         standing(&kept, |standing| {
             let slice = kept.read(stream, offset, most as usize);
             let page =
-                Page { name, offset: slice.offset, bytes: whole(slice.bytes), total: slice.total };
+                Page { name, offset: slice.offset, bytes: page(slice.bytes), total: slice.total };
             standing.page(page)
         })
     }
@@ -134,16 +134,6 @@ async fn more(kept: &Kept, stream: Stream, offset: u64) {
     }
 }
 
-/// The bytes without an incomplete character at the end, which the next page begins with; all of
-/// them when there is nothing else, so that every page gets further.
-fn whole(mut bytes: Vec<u8>) -> Vec<u8> {
-    let length = whole_end(&bytes).len();
-    if length > 0 {
-        bytes.truncate(length);
-    }
-    bytes
-}
-
 fn unwritten(failure: InputFailure) -> Failure {
     match failure {
         InputFailure::NoPipe => Failure::invalid("the command was not started with an open input")
@@ -152,17 +142,5 @@ fn unwritten(failure: InputFailure) -> Failure {
         InputFailure::NotRead => {
             Failure::exhausted("the command does not read; part of the input may have reached it")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::whole;
-
-    #[test]
-    fn a_page_ends_between_characters_and_always_gets_further() {
-        assert_eq!(whole("aé".as_bytes()[..2].to_vec()), b"a");
-        assert_eq!(whole(vec![0xe2, 0x82]), [0xe2, 0x82]);
-        assert_eq!(whole(vec![0xff]), [0xff]);
     }
 }

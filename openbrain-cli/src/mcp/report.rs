@@ -14,7 +14,7 @@ use super::{
     text::{Excerpt, Pieces, lossy, plain, share},
     tools::EXEC_OUTPUT,
 };
-use crate::moment::rfc3339;
+use crate::{moment::rfc3339, refused};
 
 /// Characters of output in either form. With the lines around it a result stays below 30,000, which
 /// no client is known to cut.
@@ -386,9 +386,8 @@ fn remark(text: &mut String, report: &Report) {
         push(text, "", &changes.text());
     }
     for Refused { what, reason, remedy, count } in &report.denials {
-        let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
-        let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-        text.push_str(&format!("[the sandbox did not reach {what}{times}: {reason}{remedy}]\n"));
+        let told = refused::Refused { what, reason, remedy: remedy.as_deref(), count: *count };
+        text.push_str(&format!("[{told}]\n"));
     }
     for warning in &report.warnings {
         text.push_str(&format!("[warning: {warning}]\n"));

@@ -104,8 +104,8 @@ pub(super) enum State {
 pub(super) struct Entry {
     /// Its path below the directory.
     path: String,
-    /// `file`, `directory`, `link` or `other`.
-    kind: &'static str,
+    /// What it is; links are not followed.
+    kind: FileKind,
     /// Bytes.
     size: u64,
     /// Permissions in octal digits.
@@ -255,12 +255,7 @@ impl Entry {
     fn of(entry: FileEntry) -> Self {
         Self {
             path: entry.path.to_string_lossy().into_owned(),
-            kind: match entry.kind {
-                FileKind::File => "file",
-                FileKind::Directory => "directory",
-                FileKind::Link => "link",
-                FileKind::Other => "other",
-            },
+            kind: entry.kind,
             size: entry.size,
             mode: format!("{:04o}", entry.mode),
             target: entry.target.map(|target| target.to_string_lossy().into_owned()),
@@ -270,6 +265,7 @@ impl Entry {
     fn line(&self) -> String {
         let Self { path, kind, size, mode, target } = self;
         let target = target.as_ref().map(|target| format!(" -> {}", shown(target)));
+        let kind = kind.as_str();
         format!("{kind:9} {mode} {size:>10} {}{}\n", shown(path), target.unwrap_or_default())
     }
 }

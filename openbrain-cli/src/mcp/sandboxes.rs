@@ -1,10 +1,10 @@
 //! `create_sandbox`, `end_sandbox`, and the tools for the files of a sandbox.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use openbrain::{NewSandbox, WriteOptions};
 use rmcp::model::JsonObject;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
     arguments::{EndSandbox, ListFiles, ReadFile, WriteFile, parse},
@@ -14,7 +14,7 @@ use super::{
     sandbox_report::{self, Part, SandboxAnswer},
     sandbox_tools::{CREATE_SANDBOX, END_SANDBOX, LIST_FILES, READ_FILE, WRITE_FILE},
     server::Server,
-    text::whole_end,
+    text::page,
 };
 use crate::service::OpenSandbox;
 
@@ -23,9 +23,6 @@ const PAGE: u64 = 20_000;
 
 /// The most files in one answer.
 const FILES: usize = 500;
-
-/// How long the end of a sandbox is waited for.
-const END: Duration = Duration::from_secs(5);
 
 impl Server {
     /// Calls a tool for sandboxes; `None` when it has another name.
@@ -65,11 +62,10 @@ impl Server {
     async fn end_sandbox(&self, arguments: Option<JsonObject>) -> Result<SandboxAnswer, Failure> {
         let EndSandbox { sandbox_id } = parse(self.input_schema(END_SANDBOX), arguments)?;
         let open = self.find_sandbox(&sandbox_id)?;
-        open.end();
-        match timeout(END, open.ended()).await {
-            Ok(Ok(())) => Ok(sandbox_report::ended(&sandbox_id)),
-            Ok(Err(error)) => Err(Failure::from(error.as_ref())),
-            Err(_) => Err(Failure::exhausted("the sandbox is being ended, which takes long")),
+        match open.end_in_time().await {
+            Ok(true) => Ok(sandbox_report::ended(&sandbox_id)),
+            Ok(false) => Err(Failure::exhausted("the sandbox is being ended, which takes long")),
+            Err(error) => Err(Failure::from(error.as_ref())),
         }
     }
 
@@ -95,9 +91,7 @@ impl Server {
         let goes_on = bytes.len() as u64 > most;
         if goes_on {
             bytes.truncate(most as usize);
-            // A character that is cut begins the next part, unless there is nothing before it.
-            let whole = whole_end(&bytes).len();
-            bytes.truncate(if whole > 0 { whole } else { bytes.len() });
+            bytes = page(bytes);
         }
         Ok(sandbox_report::read(&sandbox_id, Part { path, offset, bytes, goes_on }))
     }

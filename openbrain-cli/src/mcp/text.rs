@@ -208,7 +208,7 @@ fn boundary(mut chars: impl Iterator<Item = (usize, char)>, most: usize) -> Opti
 }
 
 /// The bytes without an incomplete character at the end.
-pub(super) fn whole_end(bytes: &[u8]) -> &[u8] {
+fn whole_end(bytes: &[u8]) -> &[u8] {
     let continued = |byte: &&u8| (0x80..0xc0).contains(*byte);
     let begun = bytes.iter().rev().take(3).take_while(continued).count() + 1;
     let at = bytes.len().saturating_sub(begun);
@@ -219,6 +219,16 @@ pub(super) fn whole_end(bytes: &[u8]) -> &[u8] {
     }
 }
 
+/// The bytes without an incomplete character at the end, which the next page begins with; all of
+/// them when there is nothing else, so that every page gets further.
+pub(super) fn page(mut bytes: Vec<u8>) -> Vec<u8> {
+    let length = whole_end(&bytes).len();
+    if length > 0 {
+        bytes.truncate(length);
+    }
+    bytes
+}
+
 /// The bytes without the rest of a character at the start.
 fn whole_start(bytes: &[u8]) -> &[u8] {
     let rest = bytes.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count();
@@ -227,11 +237,18 @@ fn whole_start(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Excerpt, Pieces, lossy, plain, share, whole_end};
+    use super::{Excerpt, Pieces, lossy, page, plain, share, whole_end};
 
     fn whole(text: &str) -> Pieces {
         let (head, total) = (text.as_bytes().to_vec(), text.len() as u64);
         Pieces { head, total, ..Pieces::default() }
+    }
+
+    #[test]
+    fn a_page_ends_between_characters_and_always_gets_further() {
+        assert_eq!(page("aé".as_bytes()[..2].to_vec()), b"a");
+        assert_eq!(page(vec![0xe2, 0x82]), [0xe2, 0x82]);
+        assert_eq!(page(vec![0xff]), [0xff]);
     }
 
     #[test]

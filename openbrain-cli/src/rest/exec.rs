@@ -4,7 +4,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 use openbrain::{Caller, Exec, Stdin};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     sandboxes::Within,
     state::{App, Asker},
     stream::{self, Source, Writing},
-    view::json_holding,
+    view::{insert, json_holding},
 };
 
 /// Tells a client the name of its command before there is a result.
@@ -56,9 +56,7 @@ pub(super) async fn answer(
         Wanted::Events => stream::response(None, Source::attached(attached), Writing::Events),
         Wanted::Lines => stream::response(None, Source::attached(attached), Writing::Lines),
     };
-    if let Ok(exec_id) = HeaderValue::from_str(&exec_id) {
-        response.headers_mut().insert(EXEC_ID, exec_id);
-    }
+    insert(response.headers_mut(), EXEC_ID, &exec_id);
     Ok(response)
 }
 

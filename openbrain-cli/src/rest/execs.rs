@@ -6,7 +6,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use openbrain::Caller;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::{
     sandboxes::Within,
     state::{App, Asker, Named, Query},
     stream::{self, Source, Writing},
-    view::{List, Summary, json, standing},
+    view::{BYTES, List, Summary, insert, json, standing},
 };
 use crate::service::{Kept, Stream};
 
@@ -192,7 +192,7 @@ async fn bytes(app: &App, kept: &Kept, stream: Stream, query: StreamQuery) -> Re
     let slice = kept.read(stream, offset, limit);
     let mut response = Response::new(long::body(slice.bytes, place));
     let headers = response.headers_mut();
-    insert(headers, header::CONTENT_TYPE, "application/octet-stream");
+    insert(headers, header::CONTENT_TYPE, BYTES);
     insert(headers, OFFSET, &slice.offset.to_string());
     insert(headers, NEXT_OFFSET, &slice.next_offset.to_string());
     insert(headers, TOTAL, &slice.total.to_string());
@@ -201,17 +201,10 @@ async fn bytes(app: &App, kept: &Kept, stream: Stream, query: StreamQuery) -> Re
 }
 
 /// A number of the query, when it is one that is given.
-fn within(name: &str, value: Option<usize>, usual: usize, most: usize) -> Result<usize> {
+pub(super) fn within(name: &str, value: Option<usize>, usual: usize, most: usize) -> Result<usize> {
     match value.unwrap_or(usual) {
         value if (1..=most).contains(&value) => Ok(value),
         _ => Err(Problem::invalid(format!("`{name}` is not between 1 and {most}"))),
-    }
-}
-
-/// Sets a header to a text that is always one: a name of ours, a number.
-pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
     }
 }
 

@@ -2,25 +2,24 @@
 //! whoever is slower slows the other.
 
 use axum::{
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{Request, State},
     response::Response,
 };
-use futures_util::stream::unfold;
-use http::{StatusCode, header};
-use openbrain::{FileEntry, FileKind, FileReader, WriteOptions};
+use futures_util::stream::try_unfold;
+use http::StatusCode;
+use openbrain::{Error, WriteOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     body,
-    execs::insert,
+    execs::within,
     problem::{Problem, Result},
     state::{App, NamedSandbox, Query},
-    view::json,
+    view::{BYTES, download, json},
 };
-use crate::moment::rfc3339;
+use crate::file_view::FileView;
 
 /// How many entries an answer has.
 const ENTRIES: usize = 1000;
@@ -101,40 +100,6 @@ pub(super) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// What is known of a file.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "File")]
-pub(super) struct FileView {
-    /// As asked for; in a list the name, or the path below the directory.
-    path: String,
-    /// What it is; links are not followed.
-    kind: Kind,
-    /// Permissions in octal digits.
-    mode: String,
-    /// Bytes.
-    size: u64,
-    /// When its content was changed last, RFC 3339.
-    modified: String,
-    /// Where a link leads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
-}
-
-/// What a file is.
-#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A named pipe, a socket or a device.
-    Other,
-}
-
 /// Files of a sandbox, by path.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct FileList {
@@ -142,26 +107,6 @@ pub(super) struct FileList {
     files: Vec<FileView>,
     /// Whether there are more.
     truncated: bool,
-}
-
-impl FileView {
-    /// Names that are no UTF-8 are shown with marks in place of what is none.
-    fn of(entry: FileEntry) -> Self {
-        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        Self {
-            path: text(entry.path),
-            kind: match entry.kind {
-                FileKind::File => Kind::File,
-                FileKind::Directory => Kind::Directory,
-                FileKind::Link => Kind::Link,
-                FileKind::Other => Kind::Other,
-            },
-            mode: format!("{:04o}", entry.mode),
-            size: entry.size,
-            modified: rfc3339(entry.modified),
-            target: entry.target.map(text),
-        }
-    }
 }
 
 /// Gives the content of a file.
@@ -173,37 +118,16 @@ pub(super) async fn read(
     let ReadQuery { path, offset, limit } = query;
     let place = app.service.enter().await?;
     let reader = open.sandbox().files().reader(&path, offset.unwrap_or_default()).await?;
-    let download = Download { reader, left: limit.unwrap_or(u64::MAX), _place: place };
-    let pieces = unfold(Some(download), async |download| {
-        let mut download = download?;
-        match download.next().await {
-            Ok(piece) => Some((Ok(piece?), Some(download))),
-            // The connection ends here, so that nobody takes a part for the whole.
-            Err(error) => Some((Err(error), None)),
-        }
-    });
-    let mut response = Response::new(Body::from_stream(pieces));
-    insert(response.headers_mut(), header::CONTENT_TYPE, "application/octet-stream");
-    Ok(response)
-}
-
-/// A file on its way out, which takes up a place among the commands.
-struct Download {
-    reader: FileReader,
-    left: u64,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Download {
-    async fn next(&mut self) -> openbrain::Result<Option<Bytes>> {
-        if self.left == 0 {
+    let pieces = try_unfold((reader, limit.unwrap_or(u64::MAX)), async |(mut reader, left)| {
+        if left == 0 {
             return Ok(None);
         }
-        let Some(mut piece) = self.reader.next().await? else { return Ok(None) };
-        piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-        self.left -= piece.len() as u64;
-        Ok(Some(piece.into()))
-    }
+        let Some(mut piece) = reader.next().await? else { return Ok::<_, Error>(None) };
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - piece.len() as u64;
+        Ok(Some((Bytes::from(piece), (reader, left))))
+    });
+    Ok(download(BYTES, pieces, place))
 }
 
 /// Writes a file as the body comes.
@@ -257,7 +181,7 @@ pub(super) async fn stat(
 ) -> Result<Response> {
     let _place = app.service.enter().await?;
     let entry = open.sandbox().files().stat(&query.path).await?;
-    Ok(json(StatusCode::OK, &FileView::of(entry)))
+    Ok(json(StatusCode::OK, &FileView::of(&entry)))
 }
 
 /// Lists a directory, or what matches below it.
@@ -266,14 +190,10 @@ pub(super) async fn list(
     NamedSandbox(open): NamedSandbox,
     Query(query): Query<ListQuery>,
 ) -> Result<Response> {
-    let limit = query.limit.unwrap_or(ENTRIES);
-    if !(1..=MOST_ENTRIES).contains(&limit) {
-        let detail = format!("`limit` is not between 1 and {MOST_ENTRIES}");
-        return Err(Problem::invalid(detail));
-    }
+    let limit = within("limit", query.limit, ENTRIES, MOST_ENTRIES)?;
     let _place = app.service.enter().await?;
     let found = open.sandbox().files().find(&query.path, query.pattern.as_deref(), limit).await?;
-    let files = found.entries.into_iter().map(FileView::of).collect();
+    let files = found.entries.iter().map(FileView::of).collect();
     Ok(json(StatusCode::OK, &FileList { files, truncated: found.truncated }))
 }
 

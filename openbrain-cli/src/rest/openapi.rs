@@ -11,9 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     control::{InputQuery, SignalRequest},
     execs::{EventsQuery, PageQuery, StreamQuery},
-    files::{
-        FileList, FileView, ListQuery, PathQuery, ReadQuery, RemoveQuery, RenameQuery, WriteQuery,
-    },
+    files::{FileList, ListQuery, PathQuery, ReadQuery, RemoveQuery, RenameQuery, WriteQuery},
     problem::{Code, Form, PROBLEM_JSON},
     ready::{Health, Ready, Version},
     routes::{Answer, Content, Query, Route, all},
@@ -23,6 +21,7 @@ use super::{
     view,
     view::{ExecView, List},
 };
+use crate::file_view::FileView;
 
 /// The document.
 pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
@@ -189,7 +188,7 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
         responses.insert(answer.status, response(answer, route, schemas));
     }
     let mut problems: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-    for code in EVERYWHERE.iter().chain(route.problems) {
+    for code in EVERYWHERE.iter().chain(route.all_problems()) {
         for status in code.statuses() {
             let names = problems.entry(status.as_u16()).or_default();
             if !names.contains(&code.name()) {

@@ -17,6 +17,7 @@ use super::{
     ready,
     sandbox_routes::SANDBOX_ROUTES,
     state::App,
+    view,
 };
 use crate::service::Service;
 
@@ -33,8 +34,8 @@ pub(super) struct Route {
     pub(super) headers: &'static [(&'static str, &'static str)],
     pub(super) body: Option<Content>,
     pub(super) answers: &'static [Answer],
-    /// The problems that it has of its own.
-    pub(super) problems: &'static [Code],
+    /// The problems that it has of its own: those of its kind, and others.
+    problems: [&'static [Code]; 2],
     pub(super) handler: fn() -> MethodRouter<App>,
 }
 
@@ -86,10 +87,124 @@ pub(super) struct Answer {
     pub(super) headers: &'static [(&'static str, &'static str)],
 }
 
-pub(super) const EXEC_ID: (&str, &str) = ("Openbrain-Exec-Id", "The name of the command.");
+impl Route {
+    /// A route that looks at nothing but its path.
+    pub(super) const fn new(
+        method: Method,
+        path: &'static str,
+        id: &'static str,
+        summary: &'static str,
+        handler: fn() -> MethodRouter<App>,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            id,
+            summary,
+            query: None,
+            headers: &[],
+            body: None,
+            answers: &[],
+            problems: [&[], &[]],
+            handler,
+        }
+    }
+
+    pub(super) const fn query(mut self, query: Query) -> Self {
+        self.query = Some(query);
+        self
+    }
+
+    pub(super) const fn headers(
+        mut self,
+        headers: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub(super) const fn body(mut self, body: Content) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub(super) const fn answers(mut self, answers: &'static [Answer]) -> Self {
+        self.answers = answers;
+        self
+    }
+
+    pub(super) const fn problems(mut self, problems: &'static [Code]) -> Self {
+        self.problems[0] = problems;
+        self
+    }
+
+    /// Problems beside those of its kind.
+    pub(super) const fn also(mut self, problems: &'static [Code]) -> Self {
+        self.problems[1] = problems;
+        self
+    }
+
+    /// The problems that it has of its own.
+    pub(super) fn all_problems(&self) -> impl Iterator<Item = &'static Code> {
+        self.problems.into_iter().flatten()
+    }
+}
+
+impl Answer {
+    /// An answer without headers of its own.
+    pub(super) const fn new(
+        status: u16,
+        text: &'static str,
+        contents: &'static [(&'static str, Content)],
+    ) -> Self {
+        Self { status, text, contents, headers: &[] }
+    }
+
+    pub(super) const fn headers(
+        mut self,
+        headers: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.headers = headers;
+        self
+    }
+}
+
+/// Bytes of any kind.
+pub(super) const BYTES: &[(&str, Content)] = &[(view::BYTES, Content::Bytes)];
+pub(super) const VIEW: &[(&str, Content)] = &[(JSON, Content::ExecView)];
+
+pub(super) const ACCEPT: (&str, &str) =
+    ("Accept", "`text/event-stream` or `application/x-ndjson` for what happens, as it happens.");
+pub(super) const PREFER: (&str, &str) =
+    ("Prefer", "`wait=SECONDS` holds the answer back until the command has ended, if it does.");
+pub(super) const IDEMPOTENCY: (&str, &str) =
+    ("Idempotency-Key", "A request with the same key starts nothing new.");
+
+const EXEC_ID: (&str, &str) = ("Openbrain-Exec-Id", "The name of the command.");
+pub(super) const STARTED_HEADERS: &[(&str, &str)] =
+    &[EXEC_ID, ("Location", "Where the command is.")];
+
+/// The answers to a command that ends with its request, and to one that has ended in time.
+pub(super) const RESULT: Answer = Answer::new(
+    200,
+    "The result, whatever the exit code; or records, the last of which is the result.",
+    &[(JSON, Content::Output), (EVENT_STREAM, Content::Events), (NDJSON, Content::Records)],
+)
+.headers(&[EXEC_ID]);
+pub(super) const ENDED_IN_TIME: Answer =
+    Answer::new(200, "The command has ended within the time of `Prefer: wait`.", VIEW)
+        .headers(STARTED_HEADERS);
+
+/// The answer with a part of what a command has written.
+const STREAM: Answer = Answer::new(200, "The bytes that there are.", BYTES).headers(&[
+    ("Openbrain-Offset", "The first byte of the body; higher than `offset` when it is forgotten."),
+    ("Openbrain-Next-Offset", "Where to go on."),
+    ("Openbrain-Total", "How many bytes the stream had so far."),
+    ("Openbrain-Ended", "Whether the command has ended: `true` or `false`."),
+]);
 
 /// What everybody may have done wrong who starts a command.
-const START: &[Code] = &[
+pub(super) const START: &[Code] = &[
     Code::MalformedRequest,
     Code::RequestTimeout,
     Code::BodyTooLarge,
@@ -105,355 +220,186 @@ const START: &[Code] = &[
     Code::Closing,
 ];
 
-const STREAM_HEADERS: &[(&str, &str)] = &[
-    ("Openbrain-Offset", "The first byte of the body; higher than `offset` when it is forgotten."),
-    ("Openbrain-Next-Offset", "Where to go on."),
-    ("Openbrain-Total", "How many bytes the stream had so far."),
-    ("Openbrain-Ended", "Whether the command has ended: `true` or `false`."),
-];
-
-pub(super) const VIEW: &[(&str, Content)] = &[(JSON, Content::ExecView)];
+/// What may be wrong beside that where a command has a key, or is started in a sandbox.
+pub(super) const KEPT: &[Code] = &[Code::IdempotencyKeyReused, Code::NotFound];
 
 const ROUTES: &[Route] = &[
-    Route {
-        method: Method::POST,
-        path: "/exec",
-        id: "exec",
-        summary: "Run a command that ends with its request",
-        query: None,
-        headers: &[(
-            "Accept",
-            "`text/event-stream` or `application/x-ndjson` for what happens, as it happens.",
-        )],
-        body: Some(Content::Exec),
-        answers: &[Answer {
-            status: 200,
-            text: "The result, whatever the exit code; or records, the last of which is the result.",
-            contents: &[
-                (JSON, Content::Output),
-                (EVENT_STREAM, Content::Events),
-                (NDJSON, Content::Records),
-            ],
-            headers: &[EXEC_ID],
-        }],
-        problems: START,
-        handler: || post(exec::run),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/execs",
-        id: "createExec",
-        summary: "Start a command that goes on without its request",
-        query: None,
-        headers: &[
-            (
-                "Prefer",
-                "`wait=SECONDS` holds the answer back until the command has ended, if it does.",
-            ),
-            ("Idempotency-Key", "A request with the same key starts nothing new."),
-        ],
-        body: Some(Content::Exec),
-        answers: &[
-            Answer {
-                status: 202,
-                text: "The command runs.",
-                contents: VIEW,
-                headers: &[EXEC_ID, ("Location", "Where the command is.")],
-            },
-            Answer {
-                status: 200,
-                text: "The command has ended within the time of `Prefer: wait`.",
-                contents: VIEW,
-                headers: &[EXEC_ID, ("Location", "Where the command is.")],
-            },
-        ],
-        problems: &[
-            Code::MalformedRequest,
-            Code::RequestTimeout,
-            Code::BodyTooLarge,
-            Code::UnsupportedEncoding,
-            Code::IdempotencyKeyReused,
-            Code::NotFound,
-            Code::InvalidRequest,
-            Code::PolicyDenied,
-            Code::CommandNotFound,
-            Code::CommandNotExecutable,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-            Code::ResourceExhausted,
-            Code::Busy,
-            Code::Closing,
-        ],
-        handler: || post(execs::create),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/execs",
-        id: "listExecs",
-        summary: "List the commands that are remembered, the newest first",
-        query: Some(Query::Page),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "A page of the list.",
-            contents: &[(JSON, Content::List)],
-            headers: &[],
-        }],
-        problems: &[Code::InvalidRequest],
-        handler: || get(execs::list),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/execs/{id}",
-        id: "getExec",
-        summary: "Look at a command, and at its result when it has ended",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer { status: 200, text: "The command.", contents: VIEW, headers: &[] }],
-        problems: &[Code::NotFound],
-        handler: || get(execs::get),
-    },
-    Route {
-        method: Method::DELETE,
-        path: "/v1/execs/{id}",
-        id: "deleteExec",
-        summary: "End a command with all its processes",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[
-            Answer { status: 200, text: "It has ended.", contents: VIEW, headers: &[] },
-            Answer { status: 202, text: "It is being ended.", contents: VIEW, headers: &[] },
-        ],
-        problems: &[Code::NotFound],
-        handler: || delete(control::delete),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/execs/{id}/events",
-        id: "getExecEvents",
-        summary: "Follow what happens to a command",
-        query: Some(Query::Events),
-        headers: &[
-            ("Accept", "`application/x-ndjson` for a JSON record in each line."),
-            ("Last-Event-ID", "Only records with a higher number; wins over `after`."),
-        ],
-        body: None,
-        answers: &[
-            Answer {
-                status: 200,
-                text: "Records, the last of which is the result. `gap` tells of forgotten ones.",
-                contents: &[(EVENT_STREAM, Content::Events), (NDJSON, Content::Records)],
-                headers: &[],
-            },
-            Answer {
-                status: 204,
-                text: "The command has ended and there are no more records.",
-                contents: &[],
-                headers: &[],
-            },
-        ],
-        problems: &[Code::NotFound, Code::InvalidRequest],
-        handler: || get(execs::events),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/execs/{id}/stdout",
-        id: "getExecStdout",
-        summary: "Read bytes of standard output",
-        query: Some(Query::Stream),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The bytes that there are.",
-            contents: &[("application/octet-stream", Content::Bytes)],
-            headers: STREAM_HEADERS,
-        }],
-        problems: &[Code::NotFound, Code::InvalidRequest],
-        handler: || get(execs::stdout),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/execs/{id}/stderr",
-        id: "getExecStderr",
-        summary: "Read bytes of standard error",
-        query: Some(Query::Stream),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The bytes that there are.",
-            contents: &[("application/octet-stream", Content::Bytes)],
-            headers: STREAM_HEADERS,
-        }],
-        problems: &[Code::NotFound, Code::InvalidRequest],
-        handler: || get(execs::stderr),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/execs/{id}/stdin",
-        id: "writeExecStdin",
-        summary: "Write bytes to standard input, for a command with `\"stdin\": {\"pipe\": true}`",
-        query: Some(Query::Input),
-        headers: &[],
-        body: Some(Content::Bytes),
-        answers: &[Answer { status: 204, text: "Written.", contents: &[], headers: &[] }],
-        problems: &[
-            Code::MalformedRequest,
-            Code::NotFound,
-            Code::RequestTimeout,
-            Code::InputClosed,
-            Code::InputNotRead,
-            Code::BodyTooLarge,
-            Code::UnsupportedEncoding,
-            Code::InvalidRequest,
-            Code::Busy,
-        ],
-        handler: || post(control::stdin),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/execs/{id}/signal",
-        id: "signalExec",
-        summary: "Send a signal to the process group of a command",
-        query: None,
-        headers: &[],
-        body: Some(Content::Signal),
-        answers: &[Answer { status: 204, text: "Sent.", contents: &[], headers: &[] }],
-        problems: &[
-            Code::MalformedRequest,
-            Code::NotFound,
-            Code::RequestTimeout,
-            Code::AlreadyEnded,
-            Code::BodyTooLarge,
-            Code::UnsupportedEncoding,
-            Code::InvalidRequest,
-            Code::Busy,
-        ],
-        handler: || post(control::signal),
-    },
-    Route {
-        method: Method::GET,
-        path: HEALTH,
-        id: "getHealth",
-        summary: "Whether the server lives; needs no token",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "It lives.",
-            contents: &[(JSON, Content::Health)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(ready::health),
-    },
-    Route {
-        method: Method::GET,
-        path: "/ready",
-        id: "getReady",
-        summary: "Whether the server can run commands where the settings want them",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "It can.",
-            contents: &[(JSON, Content::Ready)],
-            headers: &[],
-        }],
-        problems: &[Code::SandboxUnavailable, Code::Closing],
-        handler: || get(ready::ready),
-    },
-    Route {
-        method: Method::GET,
-        path: "/version",
-        id: "getVersion",
-        summary: "Which openbrain this is",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "Name and version.",
-            contents: &[(JSON, Content::Version)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(ready::version),
-    },
-    Route {
-        method: Method::GET,
-        path: "/metrics",
-        id: "getMetrics",
-        summary: "Figures for Prometheus",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The figures, as OpenMetrics writes them.",
-            contents: &[(ready::OPENMETRICS, Content::Text)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(ready::metrics),
-    },
-    Route {
-        method: Method::GET,
-        path: "/openapi.json",
-        id: "getOpenApi",
-        summary: "This description, for programs",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "An OpenAPI 3.1 document.",
-            contents: &[(JSON, Content::Object)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(openapi::serve),
-    },
-    Route {
-        method: Method::GET,
-        path: "/docs",
-        id: "getDocs",
-        summary: "This description, for people",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "A page without scripts.",
-            contents: &[(page::HTML, Content::Text)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(page::serve),
-    },
-    Route {
-        method: Method::GET,
-        path: page::STYLE_PATH,
-        id: "getDocsStyle",
-        summary: "How that page looks",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "A style sheet.",
-            contents: &[(page::CSS, Content::Text)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(page::style),
-    },
+    Route::new(Method::POST, "/exec", "exec", "Run a command that ends with its request", || {
+        post(exec::run)
+    })
+    .headers(&[ACCEPT])
+    .body(Content::Exec)
+    .answers(&[RESULT])
+    .problems(START),
+    Route::new(
+        Method::POST,
+        "/v1/execs",
+        "createExec",
+        "Start a command that goes on without its request",
+        || post(execs::create),
+    )
+    .headers(&[PREFER, IDEMPOTENCY])
+    .body(Content::Exec)
+    .answers(&[Answer::new(202, "The command runs.", VIEW).headers(STARTED_HEADERS), ENDED_IN_TIME])
+    .problems(START)
+    .also(KEPT),
+    Route::new(
+        Method::GET,
+        "/v1/execs",
+        "listExecs",
+        "List the commands that are remembered, the newest first",
+        || get(execs::list),
+    )
+    .query(Query::Page)
+    .answers(&[Answer::new(200, "A page of the list.", &[(JSON, Content::List)])])
+    .problems(&[Code::InvalidRequest]),
+    Route::new(
+        Method::GET,
+        "/v1/execs/{id}",
+        "getExec",
+        "Look at a command, and at its result when it has ended",
+        || get(execs::get),
+    )
+    .answers(&[Answer::new(200, "The command.", VIEW)])
+    .problems(&[Code::NotFound]),
+    Route::new(
+        Method::DELETE,
+        "/v1/execs/{id}",
+        "deleteExec",
+        "End a command with all its processes",
+        || delete(control::delete),
+    )
+    .answers(&[
+        Answer::new(200, "It has ended.", VIEW),
+        Answer::new(202, "It is being ended.", VIEW),
+    ])
+    .problems(&[Code::NotFound]),
+    Route::new(
+        Method::GET,
+        "/v1/execs/{id}/events",
+        "getExecEvents",
+        "Follow what happens to a command",
+        || get(execs::events),
+    )
+    .query(Query::Events)
+    .headers(&[
+        ("Accept", "`application/x-ndjson` for a JSON record in each line."),
+        ("Last-Event-ID", "Only records with a higher number; wins over `after`."),
+    ])
+    .answers(&[
+        Answer::new(
+            200,
+            "Records, the last of which is the result. `gap` tells of forgotten ones.",
+            &[(EVENT_STREAM, Content::Events), (NDJSON, Content::Records)],
+        ),
+        Answer::new(204, "The command has ended and there are no more records.", &[]),
+    ])
+    .problems(&[Code::NotFound, Code::InvalidRequest]),
+    Route::new(
+        Method::GET,
+        "/v1/execs/{id}/stdout",
+        "getExecStdout",
+        "Read bytes of standard output",
+        || get(execs::stdout),
+    )
+    .query(Query::Stream)
+    .answers(&[STREAM])
+    .problems(&[Code::NotFound, Code::InvalidRequest]),
+    Route::new(
+        Method::GET,
+        "/v1/execs/{id}/stderr",
+        "getExecStderr",
+        "Read bytes of standard error",
+        || get(execs::stderr),
+    )
+    .query(Query::Stream)
+    .answers(&[STREAM])
+    .problems(&[Code::NotFound, Code::InvalidRequest]),
+    Route::new(
+        Method::POST,
+        "/v1/execs/{id}/stdin",
+        "writeExecStdin",
+        "Write bytes to standard input, for a command with `\"stdin\": {\"pipe\": true}`",
+        || post(control::stdin),
+    )
+    .query(Query::Input)
+    .body(Content::Bytes)
+    .answers(&[Answer::new(204, "Written.", &[])])
+    .problems(&[
+        Code::MalformedRequest,
+        Code::NotFound,
+        Code::RequestTimeout,
+        Code::InputClosed,
+        Code::InputNotRead,
+        Code::BodyTooLarge,
+        Code::UnsupportedEncoding,
+        Code::InvalidRequest,
+        Code::Busy,
+    ]),
+    Route::new(
+        Method::POST,
+        "/v1/execs/{id}/signal",
+        "signalExec",
+        "Send a signal to the process group of a command",
+        || post(control::signal),
+    )
+    .body(Content::Signal)
+    .answers(&[Answer::new(204, "Sent.", &[])])
+    .problems(&[
+        Code::MalformedRequest,
+        Code::NotFound,
+        Code::RequestTimeout,
+        Code::AlreadyEnded,
+        Code::BodyTooLarge,
+        Code::UnsupportedEncoding,
+        Code::InvalidRequest,
+        Code::Busy,
+    ]),
+    Route::new(
+        Method::GET,
+        HEALTH,
+        "getHealth",
+        "Whether the server lives; needs no token",
+        || get(ready::health),
+    )
+    .answers(&[Answer::new(200, "It lives.", &[(JSON, Content::Health)])]),
+    Route::new(
+        Method::GET,
+        "/ready",
+        "getReady",
+        "Whether the server can run commands where the settings want them",
+        || get(ready::ready),
+    )
+    .answers(&[Answer::new(200, "It can.", &[(JSON, Content::Ready)])])
+    .problems(&[Code::SandboxUnavailable, Code::Closing]),
+    Route::new(Method::GET, "/version", "getVersion", "Which openbrain this is", || {
+        get(ready::version)
+    })
+    .answers(&[Answer::new(200, "Name and version.", &[(JSON, Content::Version)])]),
+    Route::new(Method::GET, "/metrics", "getMetrics", "Figures for Prometheus", || {
+        get(ready::metrics)
+    })
+    .answers(&[Answer::new(
+        200,
+        "The figures, as OpenMetrics writes them.",
+        &[(ready::OPENMETRICS, Content::Text)],
+    )]),
+    Route::new(
+        Method::GET,
+        "/openapi.json",
+        "getOpenApi",
+        "This description, for programs",
+        || get(openapi::serve),
+    )
+    .answers(&[Answer::new(200, "An OpenAPI 3.1 document.", &[(JSON, Content::Object)])]),
+    Route::new(Method::GET, "/docs", "getDocs", "This description, for people", || {
+        get(page::serve)
+    })
+    .answers(&[Answer::new(200, "A page without scripts.", &[(page::HTML, Content::Text)])]),
+    Route::new(Method::GET, page::STYLE_PATH, "getDocsStyle", "How that page looks", || {
+        get(page::style)
+    })
+    .answers(&[Answer::new(200, "A style sheet.", &[(page::CSS, Content::Text)])]),
 ];
 
 /// Everything that there is.

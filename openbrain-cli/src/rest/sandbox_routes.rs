@@ -6,17 +6,17 @@ use axum::{
 };
 
 use super::{
-    accept::{EVENT_STREAM, JSON, NDJSON},
+    accept::JSON,
     files,
     problem::Code,
-    routes::{Answer, Content, EXEC_ID, Query, Route, VIEW},
+    routes::{
+        ACCEPT, Answer, BYTES, Content, ENDED_IN_TIME, IDEMPOTENCY, KEPT, PREFER, Query, RESULT,
+        Route, START, STARTED_HEADERS, VIEW,
+    },
     sandboxes, tar,
 };
 
 const SANDBOX: &[(&str, Content)] = &[(JSON, Content::Sandbox)];
-
-/// Bytes of any kind.
-const BYTES: &str = "application/octet-stream";
 
 /// What may be wrong with any work on files.
 const FILE: &[Code] = &[
@@ -30,370 +30,241 @@ const FILE: &[Code] = &[
     Code::Closing,
 ];
 
-/// What may be wrong with a body that goes to a file.
-const WRITE: &[Code] = &[
-    Code::MalformedRequest,
-    Code::NotFound,
-    Code::RequestTimeout,
-    Code::UnsupportedEncoding,
-    Code::InvalidRequest,
-    Code::FileFailed,
-    Code::SandboxUnavailable,
-    Code::SandboxLost,
-    Code::ResourceExhausted,
-    Code::Busy,
-    Code::Closing,
-];
+/// What may be wrong beside that with a body that goes to a file.
+const WRITE: &[Code] = &[Code::MalformedRequest, Code::RequestTimeout, Code::UnsupportedEncoding];
 
-/// What may be wrong with a command in a sandbox.
-const START_INSIDE: &[Code] = &[
-    Code::NotFound,
-    Code::MalformedRequest,
-    Code::RequestTimeout,
-    Code::BodyTooLarge,
-    Code::UnsupportedEncoding,
-    Code::IdempotencyKeyReused,
-    Code::InvalidRequest,
-    Code::PolicyDenied,
-    Code::CommandNotFound,
-    Code::CommandNotExecutable,
-    Code::SandboxUnavailable,
-    Code::SandboxLost,
-    Code::ResourceExhausted,
-    Code::Busy,
-    Code::Closing,
-];
-
-const IDEMPOTENCY: (&str, &str) =
-    ("Idempotency-Key", "A request with the same key starts nothing new.");
+/// What may be wrong when a sandbox is to stand still, or to go on.
+const PAUSE: &[Code] =
+    &[Code::NotFound, Code::InvalidRequest, Code::SandboxUnavailable, Code::SandboxLost];
 
 const fn done(text: &'static str) -> Answer {
-    Answer { status: 204, text, contents: &[], headers: &[] }
+    Answer::new(204, text, &[])
 }
 
 const fn sandbox(text: &'static str) -> Answer {
-    Answer { status: 200, text, contents: SANDBOX, headers: &[] }
+    Answer::new(200, text, SANDBOX)
 }
 
 pub(super) const SANDBOX_ROUTES: &[Route] = &[
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes",
-        id: "createSandbox",
-        summary: "Create a sandbox that stays open",
-        query: None,
-        headers: &[IDEMPOTENCY],
-        body: Some(Content::NewSandbox),
-        answers: &[Answer {
-            status: 201,
-            text: "The sandbox is open.",
-            contents: SANDBOX,
-            headers: &[("Location", "Where the sandbox is.")],
-        }],
-        problems: &[
-            Code::NotFound,
-            Code::MalformedRequest,
-            Code::RequestTimeout,
-            Code::BodyTooLarge,
-            Code::UnsupportedEncoding,
-            Code::IdempotencyKeyReused,
-            Code::InvalidRequest,
-            Code::PolicyDenied,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-            Code::ResourceExhausted,
-            Code::Busy,
-            Code::Closing,
-        ],
-        handler: || post(sandboxes::create),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes",
-        id: "listSandboxes",
-        summary: "List the open sandboxes, the newest first",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "All of them.",
-            contents: &[(JSON, Content::Sandboxes)],
-            headers: &[],
-        }],
-        problems: &[],
-        handler: || get(sandboxes::list),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}",
-        id: "getSandbox",
-        summary: "Look at a sandbox",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[sandbox("The sandbox.")],
-        problems: &[Code::NotFound],
-        handler: || get(sandboxes::get),
-    },
-    Route {
-        method: Method::DELETE,
-        path: "/v1/sandboxes/{id}",
-        id: "deleteSandbox",
-        summary: "End a sandbox with everything in it",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[
-            done("It has ended."),
-            Answer { status: 202, text: "It is being ended.", contents: SANDBOX, headers: &[] },
-        ],
-        problems: &[Code::NotFound, Code::SandboxUnavailable, Code::Internal],
-        handler: || delete(sandboxes::delete),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/renew",
-        id: "renewSandbox",
-        summary: "Let a sandbox end in so much time from now",
-        query: None,
-        headers: &[],
-        body: Some(Content::Renew),
-        answers: &[sandbox("The sandbox, with its new end.")],
-        problems: &[
-            Code::NotFound,
-            Code::MalformedRequest,
-            Code::RequestTimeout,
-            Code::BodyTooLarge,
-            Code::UnsupportedEncoding,
-            Code::InvalidRequest,
-            Code::PolicyDenied,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-            Code::Busy,
-        ],
-        handler: || post(sandboxes::renew),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/pause",
-        id: "pauseSandbox",
-        summary: "Stop every process in a sandbox",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[sandbox("The sandbox, which stands still.")],
-        problems: &[
-            Code::NotFound,
-            Code::InvalidRequest,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-        ],
-        handler: || post(sandboxes::pause),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/resume",
-        id: "resumeSandbox",
-        summary: "Let every process in a sandbox go on",
-        query: None,
-        headers: &[],
-        body: None,
-        answers: &[sandbox("The sandbox, which goes on.")],
-        problems: &[
-            Code::NotFound,
-            Code::InvalidRequest,
-            Code::SandboxUnavailable,
-            Code::SandboxLost,
-        ],
-        handler: || post(sandboxes::resume),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/exec",
-        id: "runInSandbox",
-        summary: "Run a command in a sandbox that ends with its request",
-        query: None,
-        headers: &[(
-            "Accept",
-            "`text/event-stream` or `application/x-ndjson` for what happens, as it happens.",
-        )],
-        body: Some(Content::Exec),
-        answers: &[Answer {
-            status: 200,
-            text: "The result, whatever the exit code; or records, the last of which is the result.",
-            contents: &[
-                (JSON, Content::Output),
-                (EVENT_STREAM, Content::Events),
-                (NDJSON, Content::Records),
-            ],
-            headers: &[EXEC_ID],
-        }],
-        problems: START_INSIDE,
-        handler: || post(sandboxes::run),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/execs",
-        id: "createSandboxExec",
-        summary: "Start a command in a sandbox that goes on without its request",
-        query: None,
-        headers: &[
-            (
-                "Prefer",
-                "`wait=SECONDS` holds the answer back until the command has ended, if it does.",
-            ),
-            IDEMPOTENCY,
-        ],
-        body: Some(Content::Exec),
-        answers: &[
-            Answer {
-                status: 202,
-                text: "The command runs; it is looked at, followed and ended by `/v1/execs/{id}`.",
-                contents: VIEW,
-                headers: &[EXEC_ID, ("Location", "Where the command is.")],
-            },
-            Answer {
-                status: 200,
-                text: "The command has ended within the time of `Prefer: wait`.",
-                contents: VIEW,
-                headers: &[EXEC_ID, ("Location", "Where the command is.")],
-            },
-        ],
-        problems: START_INSIDE,
-        handler: || post(sandboxes::start),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}/files",
-        id: "readSandboxFile",
-        summary: "Read a regular file",
-        query: Some(Query::FileRead),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The bytes of the file. A connection that breaks off before its end had not all of them.",
-            contents: &[(BYTES, Content::Bytes)],
-            headers: &[],
-        }],
-        problems: FILE,
-        handler: || get(files::read),
-    },
-    Route {
-        method: Method::PUT,
-        path: "/v1/sandboxes/{id}/files",
-        id: "writeSandboxFile",
-        summary: "Write a regular file, and make the directories above it",
-        query: Some(Query::FileWrite),
-        headers: &[],
-        body: Some(Content::Bytes),
-        answers: &[done("Written.")],
-        problems: WRITE,
-        handler: || put(files::write),
-    },
-    Route {
-        method: Method::DELETE,
-        path: "/v1/sandboxes/{id}/files",
-        id: "removeSandboxFile",
-        summary: "Remove a file or a directory",
-        query: Some(Query::FileRemove),
-        headers: &[],
-        body: None,
-        answers: &[done("Removed.")],
-        problems: FILE,
-        handler: || delete(files::remove),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}/files/stat",
-        id: "statSandboxFile",
-        summary: "Look at a file without reading it",
-        query: Some(Query::FilePath),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "What is known of it.",
-            contents: &[(JSON, Content::File)],
-            headers: &[],
-        }],
-        problems: FILE,
-        handler: || get(files::stat),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}/files/list",
-        id: "listSandboxFiles",
-        summary: "List a directory, or find files below it by name",
-        query: Some(Query::FileList),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The files, by path.",
-            contents: &[(JSON, Content::Files)],
-            headers: &[],
-        }],
-        problems: FILE,
-        handler: || get(files::list),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/files/mkdir",
-        id: "makeSandboxDirectory",
-        summary: "Make a directory and those above it",
-        query: Some(Query::FilePath),
-        headers: &[],
-        body: None,
-        answers: &[done("It is there.")],
-        problems: FILE,
-        handler: || post(files::mkdir),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/files/rename",
-        id: "renameSandboxFile",
-        summary: "Give a file another name",
-        query: Some(Query::FileRename),
-        headers: &[],
-        body: None,
-        answers: &[done("Renamed.")],
-        problems: FILE,
-        handler: || post(files::rename),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}/files/tar",
-        id: "packSandboxTree",
-        summary: "Read everything below a directory as a tar archive",
-        query: Some(Query::FilePath),
-        headers: &[],
-        body: None,
-        answers: &[Answer {
-            status: 200,
-            text: "The archive. A connection that breaks off before its end had not all of it.",
-            contents: &[(tar::TAR, Content::Bytes)],
-            headers: &[],
-        }],
-        problems: FILE,
-        handler: || get(tar::pack),
-    },
-    Route {
-        method: Method::PUT,
-        path: "/v1/sandboxes/{id}/files/tar",
-        id: "unpackSandboxTree",
-        summary: "Unpack a tar archive below a directory, which is made when it is missing",
-        query: Some(Query::FilePath),
-        headers: &[],
-        body: Some(Content::Bytes),
-        answers: &[Answer {
-            status: 200,
-            text: "What was unpacked.",
-            contents: &[(JSON, Content::Unpacked)],
-            headers: &[],
-        }],
-        problems: WRITE,
-        handler: || put(tar::unpack),
-    },
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes",
+        "createSandbox",
+        "Create a sandbox that stays open",
+        || post(sandboxes::create),
+    )
+    .headers(&[IDEMPOTENCY])
+    .body(Content::NewSandbox)
+    .answers(&[Answer::new(201, "The sandbox is open.", SANDBOX)
+        .headers(&[("Location", "Where the sandbox is.")])])
+    .problems(&[
+        Code::NotFound,
+        Code::MalformedRequest,
+        Code::RequestTimeout,
+        Code::BodyTooLarge,
+        Code::UnsupportedEncoding,
+        Code::IdempotencyKeyReused,
+        Code::InvalidRequest,
+        Code::PolicyDenied,
+        Code::SandboxUnavailable,
+        Code::SandboxLost,
+        Code::ResourceExhausted,
+        Code::Busy,
+        Code::Closing,
+    ]),
+    Route::new(
+        Method::GET,
+        "/v1/sandboxes",
+        "listSandboxes",
+        "List the open sandboxes, the newest first",
+        || get(sandboxes::list),
+    )
+    .answers(&[Answer::new(200, "All of them.", &[(JSON, Content::Sandboxes)])]),
+    Route::new(Method::GET, "/v1/sandboxes/{id}", "getSandbox", "Look at a sandbox", || {
+        get(sandboxes::get)
+    })
+    .answers(&[sandbox("The sandbox.")])
+    .problems(&[Code::NotFound]),
+    Route::new(
+        Method::DELETE,
+        "/v1/sandboxes/{id}",
+        "deleteSandbox",
+        "End a sandbox with everything in it",
+        || delete(sandboxes::delete),
+    )
+    .answers(&[done("It has ended."), Answer::new(202, "It is being ended.", SANDBOX)])
+    .problems(&[Code::NotFound, Code::SandboxUnavailable, Code::Internal]),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/renew",
+        "renewSandbox",
+        "Let a sandbox end in so much time from now",
+        || post(sandboxes::renew),
+    )
+    .body(Content::Renew)
+    .answers(&[sandbox("The sandbox, with its new end.")])
+    .problems(&[
+        Code::NotFound,
+        Code::MalformedRequest,
+        Code::RequestTimeout,
+        Code::BodyTooLarge,
+        Code::UnsupportedEncoding,
+        Code::InvalidRequest,
+        Code::PolicyDenied,
+        Code::SandboxUnavailable,
+        Code::SandboxLost,
+        Code::Busy,
+    ]),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/pause",
+        "pauseSandbox",
+        "Stop every process in a sandbox",
+        || post(sandboxes::pause),
+    )
+    .answers(&[sandbox("The sandbox, which stands still.")])
+    .problems(PAUSE),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/resume",
+        "resumeSandbox",
+        "Let every process in a sandbox go on",
+        || post(sandboxes::resume),
+    )
+    .answers(&[sandbox("The sandbox, which goes on.")])
+    .problems(PAUSE),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/exec",
+        "runInSandbox",
+        "Run a command in a sandbox that ends with its request",
+        || post(sandboxes::run),
+    )
+    .headers(&[ACCEPT])
+    .body(Content::Exec)
+    .answers(&[RESULT])
+    .problems(START)
+    .also(KEPT),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/execs",
+        "createSandboxExec",
+        "Start a command in a sandbox that goes on without its request",
+        || post(sandboxes::start),
+    )
+    .headers(&[PREFER, IDEMPOTENCY])
+    .body(Content::Exec)
+    .answers(&[
+        Answer::new(
+            202,
+            "The command runs; it is looked at, followed and ended by `/v1/execs/{id}`.",
+            VIEW,
+        )
+        .headers(STARTED_HEADERS),
+        ENDED_IN_TIME,
+    ])
+    .problems(START)
+    .also(KEPT),
+    Route::new(
+        Method::GET,
+        "/v1/sandboxes/{id}/files",
+        "readSandboxFile",
+        "Read a regular file",
+        || get(files::read),
+    )
+    .query(Query::FileRead)
+    .answers(&[Answer::new(
+        200,
+        "The bytes of the file. A connection that breaks off before its end had not all of them.",
+        BYTES,
+    )])
+    .problems(FILE),
+    Route::new(
+        Method::PUT,
+        "/v1/sandboxes/{id}/files",
+        "writeSandboxFile",
+        "Write a regular file, and make the directories above it",
+        || put(files::write),
+    )
+    .query(Query::FileWrite)
+    .body(Content::Bytes)
+    .answers(&[done("Written.")])
+    .problems(FILE)
+    .also(WRITE),
+    Route::new(
+        Method::DELETE,
+        "/v1/sandboxes/{id}/files",
+        "removeSandboxFile",
+        "Remove a file or a directory",
+        || delete(files::remove),
+    )
+    .query(Query::FileRemove)
+    .answers(&[done("Removed.")])
+    .problems(FILE),
+    Route::new(
+        Method::GET,
+        "/v1/sandboxes/{id}/files/stat",
+        "statSandboxFile",
+        "Look at a file without reading it",
+        || get(files::stat),
+    )
+    .query(Query::FilePath)
+    .answers(&[Answer::new(200, "What is known of it.", &[(JSON, Content::File)])])
+    .problems(FILE),
+    Route::new(
+        Method::GET,
+        "/v1/sandboxes/{id}/files/list",
+        "listSandboxFiles",
+        "List a directory, or find files below it by name",
+        || get(files::list),
+    )
+    .query(Query::FileList)
+    .answers(&[Answer::new(200, "The files, by path.", &[(JSON, Content::Files)])])
+    .problems(FILE),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/files/mkdir",
+        "makeSandboxDirectory",
+        "Make a directory and those above it",
+        || post(files::mkdir),
+    )
+    .query(Query::FilePath)
+    .answers(&[done("It is there.")])
+    .problems(FILE),
+    Route::new(
+        Method::POST,
+        "/v1/sandboxes/{id}/files/rename",
+        "renameSandboxFile",
+        "Give a file another name",
+        || post(files::rename),
+    )
+    .query(Query::FileRename)
+    .answers(&[done("Renamed.")])
+    .problems(FILE),
+    Route::new(
+        Method::GET,
+        "/v1/sandboxes/{id}/files/tar",
+        "packSandboxTree",
+        "Read everything below a directory as a tar archive",
+        || get(tar::pack),
+    )
+    .query(Query::FilePath)
+    .answers(&[Answer::new(
+        200,
+        "The archive. A connection that breaks off before its end had not all of it.",
+        &[(tar::TAR, Content::Bytes)],
+    )])
+    .problems(FILE),
+    Route::new(
+        Method::PUT,
+        "/v1/sandboxes/{id}/files/tar",
+        "unpackSandboxTree",
+        "Unpack a tar archive below a directory, which is made when it is missing",
+        || put(tar::unpack),
+    )
+    .query(Query::FilePath)
+    .body(Content::Bytes)
+    .answers(&[Answer::new(200, "What was unpacked.", &[(JSON, Content::Unpacked)])])
+    .problems(FILE)
+    .also(WRITE),
 ];

@@ -10,20 +10,14 @@ use http::{StatusCode, header};
 use openbrain::{BackendName, Isolation, NewSandbox, parse_duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use super::{
-    exec,
-    execs::{self, insert},
-    fields, idempotency,
+    exec, execs, fields, idempotency,
     problem::{Problem, Result},
     state::{App, Asker, NamedSandbox},
-    view::json,
+    view::{insert, json},
 };
 use crate::{moment::rfc3339, service::OpenSandbox};
-
-/// How long the end of a sandbox is waited for.
-const END: Duration = Duration::from_secs(5);
 
 /// A sandbox that is open.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -138,11 +132,10 @@ pub(super) async fn get(NamedSandbox(open): NamedSandbox) -> Response {
 
 /// Ends a sandbox with everything in it.
 pub(super) async fn delete(NamedSandbox(open): NamedSandbox) -> Result<Response> {
-    open.end();
-    match timeout(END, open.ended()).await {
-        Ok(Ok(())) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Ok(Err(error)) => Err(Problem::from(error.as_ref())),
-        Err(_) => Ok(json(StatusCode::ACCEPTED, &SandboxView::of(&open))),
+    match open.end_in_time().await {
+        Ok(true) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Ok(false) => Ok(json(StatusCode::ACCEPTED, &SandboxView::of(&open))),
+        Err(error) => Err(Problem::from(error.as_ref())),
     }
 }
 

@@ -11,21 +11,19 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use futures_util::stream::{Stream, unfold};
-use http::{StatusCode, header};
-use openbrain::{Error, TarStream, Transfer};
+use futures_util::stream::{Stream, StreamExt, TryStreamExt, iter, unfold};
+use http::StatusCode;
+use openbrain::{Error, Transfer};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::{io::AsyncReadExt, sync::OwnedSemaphorePermit};
-use tokio_util::io::StreamReader;
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{
     body,
-    execs::insert,
     files::PathQuery,
     problem::{Code, Problem, Result},
     state::{App, NamedSandbox, Query},
-    view::json,
+    view::{download, json},
 };
 
 /// The content type of an archive.
@@ -56,37 +54,10 @@ pub(super) async fn pack(
 ) -> Result<Response> {
     let place = app.service.enter().await?;
     let archive = open.sandbox().files().download_tar(query.path()).await?;
-    let mut download = Download { archive, _place: place };
+    let mut pieces = ReaderStream::with_capacity(archive, PIECE);
     // What cannot be begun is a problem; what breaks later is an answer that breaks off.
-    let first = download.next().await.map_err(|error| problem(&error))?;
-    let pieces = unfold((Some(first), Some(download)), async |(first, download)| {
-        let mut download = download?;
-        let piece = match first {
-            Some(first) => Ok(first),
-            None => download.next().await,
-        };
-        match piece {
-            Ok(piece) => Some((Ok(piece?), (None, Some(download)))),
-            Err(error) => Some((Err(error), (None, None))),
-        }
-    });
-    let mut response = Response::new(Body::from_stream(pieces));
-    insert(response.headers_mut(), header::CONTENT_TYPE, TAR);
-    Ok(response)
-}
-
-/// An archive on its way out, which takes up a place among the commands.
-struct Download {
-    archive: TarStream,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Download {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let mut piece = Vec::with_capacity(PIECE);
-        let count = self.archive.read_buf(&mut piece).await?;
-        Ok((count > 0).then(|| piece.into()))
-    }
+    let first = pieces.try_next().await.map_err(|error| problem(&error))?;
+    Ok(download(TAR, iter(first.map(Ok)).chain(pieces), place))
 }
 
 fn problem(error: &io::Error) -> Problem {

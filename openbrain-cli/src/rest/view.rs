@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use axum::{
+    BoxError,
+    body::{Body, Bytes},
+    response::Response,
+};
+use futures_util::stream::{Stream, TryStreamExt, try_unfold};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use openbrain::{BackendName, Command, Isolation, Output};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     accept::JSON,
@@ -14,6 +20,9 @@ use super::{
     problem::{self, Form, Problem},
 };
 use crate::{moment::rfc3339, service::Kept};
+
+/// The content type of bytes of any kind.
+pub(super) const BYTES: &str = "application/octet-stream";
 
 /// How much of a command is shown.
 const SHOWN: usize = 200;
@@ -158,6 +167,30 @@ pub(super) fn json_holding<T: Send + Unpin + 'static>(
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
+}
+
+/// Pieces as the answer, which is made while it is sent, and takes up a place among the commands until
+/// the last of them.
+pub(super) fn download<E: Into<BoxError> + Send + 'static>(
+    content_type: &str,
+    pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    place: OwnedSemaphorePermit,
+) -> Response {
+    // With an error the connection ends, so that nobody takes a part for the whole.
+    let pieces = try_unfold((Box::pin(pieces), place), async |(mut pieces, place)| {
+        let piece = pieces.try_next().await?;
+        Ok::<_, E>(piece.map(|piece| (piece, (pieces, place))))
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    insert(response.headers_mut(), header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// Sets a header to a text that is always one: a name of ours, a number.
+pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
 }
 
 #[cfg(test)]

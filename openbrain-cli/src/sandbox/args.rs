@@ -212,9 +212,12 @@ pub(crate) struct LogsArgs {
     /// Begin at this byte of standard error.
     #[arg(long, value_name = "OFFSET", default_value_t = 0)]
     pub(crate) stderr_from: u64,
-    /// List the commands of the background as one JSON list, and print no log.
+    /// List the commands of the background, and print no log.
     #[arg(long, conflicts_with_all = ["exec", "follow"])]
     pub(crate) list: bool,
+    /// Print the list as JSON.
+    #[arg(long, requires = "list")]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
@@ -308,6 +311,38 @@ pub(crate) struct TwoFiles {
     pub(crate) to: PathBuf,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+impl SandboxCommand {
+    /// Whether its result is wanted as JSON, and so is what goes wrong.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Create(args) => args.json,
+            Self::Exec(args) => args.json || args.events,
+            Self::List { json, .. } | Self::Changes { json, .. } => *json,
+            Self::Files(command) => command.wants_json(),
+            Self::Logs(args) => args.json,
+            // The process that has asked for it reads the answer.
+            Self::Hold => true,
+            Self::Port(_)
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::Renew { .. }
+            | Self::Kill { .. } => false,
+        }
+    }
+}
+
+impl FilesCommand {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Ls(at) | Self::Stat(at) | Self::Mkdir(at) => at.json,
+            Self::Write { at, .. } | Self::Find { at, .. } | Self::Rm { at, .. } => at.json,
+            // Standard output is for what is in the file.
+            Self::Cat(_) => false,
+            Self::Mv(_) | Self::Upload(_) | Self::Download(_) => false,
+        }
+    }
 }
 
 impl SandboxExecArgs {

@@ -1,13 +1,12 @@
 //! `openbrain sandbox create`: starts the process that holds the sandbox, and waits until there is one.
 
 use std::{
-    future::pending,
     io::{self, IsTerminal, Write},
     process::{self, Stdio},
 };
 
-use openbrain::{Command, Exec, Limits, NewSandbox};
-use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, time::sleep};
+use openbrain::{Limits, NewSandbox};
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
 
 use super::{
     args::CreateArgs,
@@ -15,23 +14,17 @@ use super::{
 };
 use crate::{
     console::{json_line, print, print_json, say},
-    env, exec, exit,
+    env,
+    exec::{Reach, STARTING},
+    exit,
     failure::{Failure, Result},
     program::absolute,
-    settle::{self, SILENCE},
+    settle::{self, announce},
     signals::Signals,
 };
 
 /// Runs `openbrain sandbox create` and returns the exit code.
 pub(super) fn run(args: CreateArgs) -> Result<u8> {
-    let as_json = args.json;
-    match create(args) {
-        Err(failure) if as_json => failure.print_json().map(|()| failure.code()),
-        result => result,
-    }
-}
-
-fn create(args: CreateArgs) -> Result<u8> {
     let as_json = args.json;
     let order = order(args)?;
     let Held { about, warnings } = settle::runtime()?.block_on(async {
@@ -41,7 +34,7 @@ fn create(args: CreateArgs) -> Result<u8> {
             answer = ask(&order) => answer,
             // The holder sees that nobody waits any more, and leaves nothing.
             kind = signals.end() => Err(Failure::Signal(kind.as_raw_value())),
-            () = announce() => pending().await,
+            answer = announce(io::stderr().is_terminal(), STARTING) => answer,
         }
     })?;
     for warning in warnings {
@@ -94,7 +87,8 @@ fn order(args: CreateArgs) -> Result<Order> {
         limits,
         settings,
     } = args;
-    let asked = exec::let_in(Exec::of(Command::Argv(Vec::new())), reach)?;
+    let Reach { mounts, expose, allow_network, allowed_ports, allowed_domains, allowed_hosts } =
+        reach.resolve()?;
     let new = NewSandbox {
         image: None,
         rootfs: rootfs.as_deref().map(absolute).transpose()?,
@@ -103,22 +97,13 @@ fn order(args: CreateArgs) -> Result<Order> {
         timeout,
         env: env::collect(&env_file, &env)?,
         workdir,
-        mounts: asked.mounts,
-        expose: asked.expose,
-        allow_network: asked.allow_network,
-        allowed_ports: asked.allowed_ports,
-        allowed_domains: asked.allowed_domains,
-        allowed_hosts: asked.allowed_hosts,
+        mounts,
+        expose,
+        allow_network,
+        allowed_ports,
+        allowed_domains,
+        allowed_hosts,
         limits: Limits::from(limits),
     };
     Ok(Order { new, settings })
-}
-
-/// Says that a sandbox is starting, when that takes long and somebody is looking. Never ends.
-async fn announce() {
-    if io::stderr().is_terminal() {
-        sleep(SILENCE).await;
-        say("starting the sandbox…");
-    }
-    pending().await
 }

@@ -20,14 +20,6 @@ const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
 
 /// Runs `openbrain sandbox exec` and returns the exit code.
 pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
-    let for_machines = args.json || args.events;
-    match execute(args) {
-        Err(failure) if for_machines => failure.print_json().map(|()| failure.code()),
-        result => result,
-    }
-}
-
-fn execute(args: SandboxExecArgs) -> Result<u8> {
     let (sandbox, detach) = (args.sandbox.clone(), args.detach);
     let args = args.into_exec();
     let is_shell = args.surroundings.tty && args.command.is_empty() && args.file.is_none();

@@ -6,7 +6,6 @@ use std::{
 };
 
 use openbrain::{FileEntry, FileKind, Joined, Transfer, WriteOptions};
-use serde_json::{Value, json};
 
 use super::{
     args::{FileArgs, FilesCommand, TwoFiles},
@@ -16,6 +15,7 @@ use crate::{
     console::{one_line, print, print_json, say, table},
     exit,
     failure::{Failure, Result},
+    file_view::FileView,
     moment::rfc3339,
     program::absolute,
 };
@@ -42,7 +42,7 @@ pub(super) async fn run(command: FilesCommand) -> Result<u8> {
         FilesCommand::Stat(at) => {
             let entry = enter(&at).await?.files().stat(&at.path).await?;
             match at.json {
-                true => print_json(&described(&entry))?,
+                true => print_json(&FileView::of(&entry))?,
                 false => show(&[entry], false)?,
             }
         }
@@ -115,7 +115,7 @@ fn tell(transfer: &Transfer) {
 
 fn show(entries: &[FileEntry], as_json: bool) -> Result<()> {
     match as_json {
-        true => print_json(&entries.iter().map(described).collect::<Vec<_>>()),
+        true => print_json(&entries.iter().map(FileView::of).collect::<Vec<_>>()),
         false => print(table(TITLES, entries.iter().map(row))),
     }
 }
@@ -125,7 +125,7 @@ fn row(entry: &FileEntry) -> [String; 4] {
         FileKind::File => '-',
         FileKind::Directory => 'd',
         FileKind::Link => 'l',
-        _ => '?',
+        FileKind::Other => '?',
     };
     let target = entry.target.as_ref().map(|target| format!(" -> {}", target.display()));
     [
@@ -134,20 +134,4 @@ fn row(entry: &FileEntry) -> [String; 4] {
         rfc3339(entry.modified),
         one_line(&format!("{}{}", entry.path.display(), target.unwrap_or_default()), usize::MAX),
     ]
-}
-
-fn described(entry: &FileEntry) -> Value {
-    json!({
-        "path": entry.path.to_string_lossy(),
-        "kind": match entry.kind {
-            FileKind::File => "file",
-            FileKind::Directory => "directory",
-            FileKind::Link => "link",
-            _ => "other",
-        },
-        "mode": format!("{:04o}", entry.mode),
-        "size": entry.size,
-        "modified": rfc3339(entry.modified),
-        "target": entry.target.as_ref().map(|target| target.to_string_lossy()),
-    })
 }

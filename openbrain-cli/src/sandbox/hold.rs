@@ -68,13 +68,6 @@ impl From<Refusal> for Failure {
 /// Whoever has given the order keeps the input open until there is an answer: when it is closed before
 /// that, nobody waits any more, and nothing is left.
 pub(super) fn run() -> Result<u8> {
-    match hold() {
-        Err(failure) => failure.print_json().map(|()| failure.code()),
-        held => held,
-    }
-}
-
-fn hold() -> Result<u8> {
     // The signals of a terminal are for whoever sits there. A process group leader cannot, and then
     // it has no terminal to leave.
     let _ = rustix::process::setsid();

@@ -2,21 +2,30 @@
 
 use std::io::{self, Write};
 
-use openbrain::LogOffsets;
+use openbrain::{BackgroundCommand, LogOffsets, Status};
 
 use super::{args::LogsArgs, join};
 use crate::{
-    console::{print, print_json},
+    console::{one_line, print, print_json, table},
     exit,
     failure::{Failure, Result},
+    moment::rfc3339,
 };
+
+const TITLES: [&str; 4] = ["EXEC", "STARTED", "STATUS", "COMMAND"];
+
+/// How much of a command has room in a line.
+const COMMAND: usize = 80;
 
 /// Runs `openbrain sandbox logs` and returns the exit code.
 pub(super) async fn run(args: LogsArgs) -> Result<u8> {
     let joined = join(&args.settings, &args.sandbox).await?;
     let commands = joined.commands().await?;
     if args.list {
-        print_json(&commands)?;
+        match args.json {
+            true => print_json(&commands)?,
+            false => print(table(TITLES, commands.iter().map(row)))?,
+        }
         return Ok(exit::SUCCESS);
     }
     let exec_id = match (args.exec, commands.last()) {
@@ -48,4 +57,17 @@ pub(super) async fn run(args: LogsArgs) -> Result<u8> {
             return Ok(exit::SUCCESS);
         }
     }
+}
+
+fn row(command: &BackgroundCommand) -> [String; 4] {
+    let BackgroundCommand { exec_id, command, started_at, status, error } = command;
+    let status = match (status, error) {
+        (Some(Status::Exited(code)), _) => format!("exited {code}"),
+        (Some(Status::Signaled(signal)), _) => format!("signal {signal}"),
+        (Some(Status::TimedOut), _) => "timed out".to_owned(),
+        (Some(Status::Cancelled), _) => "cancelled".to_owned(),
+        (None, Some(_)) => "unknown".to_owned(),
+        (None, None) => "running".to_owned(),
+    };
+    [exec_id.clone(), rfc3339(*started_at), status, one_line(command, COMMAND)]
 }

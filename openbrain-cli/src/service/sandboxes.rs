@@ -7,15 +7,21 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use openbrain::{Caller, Error, Result, Sandbox, SessionEnd};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
 use super::Refusal;
+
+/// How long the end of a sandbox is waited for.
+const END: Duration = Duration::from_secs(5);
 
 /// The sandboxes that are open.
 #[derive(Debug)]
@@ -172,6 +178,16 @@ impl OpenSandbox {
     /// Begins to end it.
     pub(crate) fn end(&self) {
         self.ending.cancel();
+    }
+
+    /// Ends it, and waits a while for that: whether it has ended by then. The error says why that is
+    /// not certain.
+    pub(crate) async fn end_in_time(&self) -> std::result::Result<bool, Arc<Error>> {
+        self.end();
+        match timeout(END, self.ended()).await {
+            Ok(ended) => ended.map(|()| true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Waits until it has ended. The error says why that is not certain.

@@ -48,6 +48,25 @@ fn the_output_limit_cuts_the_middle() {
 }
 
 #[test]
+fn whatever_prints_json_prints_its_errors_so() {
+    let place = Place::new();
+    for args in [
+        &["sandbox", "list", "--json"][..],
+        &["sandbox", "files", "ls", "work", "/", "--json"],
+        &["sandbox", "changes", "work", "--json"],
+        &["sandbox", "logs", "work", "--list", "--json"],
+        &["audit", "--json"],
+        &["config", "show", "--json"],
+    ] {
+        let ran = place.run(&[args, &["--config", "missing.yaml"]].concat()).code(125);
+        assert_eq!(ran.json()["error"]["code"], "invalid_settings", "{ran:#?}");
+        assert_eq!(ran.stderr, "", "{ran:#?}");
+    }
+    let ran = place.run(&["changes", "unknown", "--json"]).code(125);
+    assert_eq!(ran.json()["error"]["code"], "invalid_request", "{ran:#?}");
+}
+
+#[test]
 fn json_carries_errors_too() {
     for (args, code, expected) in [
         (&["exec", "--json", "--", "no-such-program"][..], 127, "command_not_found"),

@@ -185,7 +185,7 @@ fn commands_in_the_background_are_read_from_an_offset() {
     follow.wait_for("two");
     let logs = place.run(&["sandbox", "logs", "work", id, "--stdout-from", "4"]).code(0);
     assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("two\n", "bad\n"));
-    let listed = place.run(&["sandbox", "logs", "--list", "work"]).code(0).json();
+    let listed = place.run(&["sandbox", "logs", "--list", "--json", "work"]).code(0).json();
     assert_eq!((&listed[0]["exec_id"], &listed[0]["status"]), (&id.into(), &().into()));
     sandbox.prints("echo > /tmp/fifo");
     assert_eq!(follow.end_with_output(), (Some(0), "three\n".into()));
@@ -195,11 +195,16 @@ fn commands_in_the_background_are_read_from_an_offset() {
     follow.wait_for("up");
     place.run(&["sandbox", "kill", "work", "--exec", other.stdout.trim_end()]).code(0);
     assert_eq!(follow.end(), Some(0));
-    let listed = place.run(&["sandbox", "logs", "--list", "work"]).code(0).json();
+    let listed = place.run(&["sandbox", "logs", "--list", "--json", "work"]).code(0).json();
     assert_eq!(
         (&listed[0]["status"]["exited"], &listed[1]["status"]),
         (&0.into(), &"cancelled".into())
     );
+    let table = place.run(&["sandbox", "logs", "--list", "work"]).code(0).stdout;
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("EXEC"), "{table}");
+    assert!(lines[1].starts_with(id) && lines[1].contains("exited 0"), "{table}");
+    assert!(lines[2].contains("cancelled  echo up; exec sleep 1000"), "{table}");
     place.run(&["sandbox", "logs", "work", "exec_unknown"]).code(125).complains("no command");
 }
 

@@ -6,6 +6,8 @@ use std::{
     time::SystemTime,
 };
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
 use super::{
@@ -106,7 +108,9 @@ pub struct FileWriter {
 }
 
 /// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum FileKind {
     /// A regular file.
     File,
@@ -116,6 +120,18 @@ pub enum FileKind {
     Link,
     /// A named pipe, a socket or a device.
     Other,
+}
+
+impl FileKind {
+    /// Its stable name, as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Link => "link",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl FileReader {
