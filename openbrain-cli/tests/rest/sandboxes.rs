@@ -409,7 +409,12 @@ fn trees_come_and_go_as_archives() {
     let back = std::fs::read_to_string(server.place.path().join("back/link")).unwrap();
     assert_eq!(back.len(), 300_000);
     server.get(&format!("{path}/files/tar?path=/tmp/none")).problem(404, "file_failed");
-    server.get(&format!("{path}/files/tar?path=/tmp/new/tree/link")).problem(409, "file_failed");
+    // A file is an archive of itself, by the name that was asked for.
+    let one = server.get(&format!("{path}/files/tar?path=/tmp/new/tree/link")).status(200);
+    server.place.file("one.tar", &one.body);
+    assert_eq!(tar(&["-t", "-f", "one.tar"]), b"link\n");
+    run(&server, &path, "mkfifo /tmp/fifo");
+    server.get(&format!("{path}/files/tar?path=/tmp/fifo")).problem(409, "file_failed");
     put(&archive[..100_000]).problem(409, "file_failed");
     put(b"no archive at all").problem(409, "file_failed");
     // An archive that leads out of the directory is refused, and nothing is made beside it.
