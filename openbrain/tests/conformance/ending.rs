@@ -26,7 +26,7 @@ async fn end_all(f: &Fixture, end: impl Fn(&Process)) {
         end(&process);
         let output = process.wait().await.unwrap();
         let elapsed = started.elapsed();
-        assert!(!leash.is_held(), "a process is left of {tree:?}");
+        leash.is_gone(&output).await;
         assert!(elapsed < AT_ONCE, "{elapsed:?} for {tree:?}");
         assert_eq!(output.status, Status::Cancelled);
         assert_eq!((output.exit_code(), output.signal()), (None, None));
@@ -171,7 +171,7 @@ pub(crate) async fn a_handle_works_from_another_task(f: &Fixture) {
     });
     let output = process.wait().await.unwrap();
     assert_eq!(output.status, Status::Cancelled);
-    assert!(!ending.await.unwrap().is_held());
+    ending.await.unwrap().is_gone(&output).await;
 }
 
 pub(crate) async fn a_handle_is_harmless_after_the_end(f: &Fixture) {
