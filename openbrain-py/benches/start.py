@@ -125,6 +125,47 @@ def many(rounds: int) -> None:
     )
 
 
+def served(rounds: int) -> None:
+    """On the server of the tests, beside the official SDK, in an environment of its own."""
+    if "TEST_OPENSANDBOX_URL" not in os.environ:
+        print("NOT RUN: no server; `.ci/opensandbox run .ci/python bench` has one")
+        return
+    fixture = {name: os.environ[f"TEST_OPENSANDBOX_{name}"] for name in ("URL", "KEY", "IMAGE")}
+    os.environ["OPENBRAIN_SERVER_URL"] = fixture["URL"]
+    os.environ["OPEN_SANDBOX_API_KEY"] = fixture["KEY"]
+    os.environ["OPENBRAIN_IMAGE"] = fixture["IMAGE"]
+    print("on an OpenSandbox server")
+    peer = [os.environ["TEST_OPENSANDBOX_PYTHON"], "openbrain/tests/opensandbox/peer.py"]
+    with (
+        subprocess.Popen(peer, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sdk,
+        openbrain.Sandbox() as sandbox,
+    ):
+
+        def ask(what: str) -> None:
+            assert sdk.stdin is not None
+            assert sdk.stdout is not None
+            sdk.stdin.write(f"{what}\n")
+            sdk.stdin.flush()
+            assert sdk.stdout.readline()
+
+        found = measure(
+            {
+                "openbrain": lambda: openbrain.exec("true", sandbox=True, check=True),
+                "SDK": lambda: ask("whole"),
+                "openbrain, open sandbox": lambda: sandbox.exec("true", check=True),
+                "SDK, open sandbox": lambda: ask("open"),
+            },
+            rounds,
+        )
+        assert sdk.stdin is not None
+        sdk.stdin.close()
+    for name in ("OPENBRAIN_SERVER_URL", "OPEN_SANDBOX_API_KEY", "OPENBRAIN_IMAGE"):
+        del os.environ[name]
+    ratio("create, run, delete / SDK", found["openbrain"], found["SDK"], "<= 0.8")
+    open_one = found["openbrain, open sandbox"]
+    ratio("in an open sandbox / SDK", open_one, found["SDK, open sandbox"], "<= 0.5")
+
+
 def imports(rounds: int) -> None:
     """A new interpreter each time, which tells how long the import took."""
     program = (
@@ -155,6 +196,7 @@ def main() -> None:
     one("one at a time", ROUNDS)
     many(max(ROUNDS // 30, 3))
     imports(max(ROUNDS // 10, 5))
+    served(max(ROUNDS // 20, 3))
     ballast = bytearray(b"\1") * BALLAST
     one("one at a time, with 1 GiB resident in the interpreter", ROUNDS // 3)
     assert ballast[-1] == 1
