@@ -261,7 +261,7 @@ const ROUTES: &[Route] = &[
         || get(execs::get),
     )
     .answers(&[Answer::new(200, "The command.", VIEW)])
-    .problems(&[Code::NotFound]),
+    .problems(&[Code::NotFound, Code::Busy]),
     Route::new(
         Method::DELETE,
         "/v1/execs/{id}",
@@ -273,7 +273,7 @@ const ROUTES: &[Route] = &[
         Answer::new(200, "It has ended.", VIEW),
         Answer::new(202, "It is being ended.", VIEW),
     ])
-    .problems(&[Code::NotFound]),
+    .problems(&[Code::NotFound, Code::Busy]),
     Route::new(
         Method::GET,
         "/v1/execs/{id}/events",
@@ -304,7 +304,7 @@ const ROUTES: &[Route] = &[
     )
     .query(Query::Stream)
     .answers(&[STREAM])
-    .problems(&[Code::NotFound, Code::InvalidRequest]),
+    .problems(&[Code::NotFound, Code::InvalidRequest, Code::Busy]),
     Route::new(
         Method::GET,
         "/v1/execs/{id}/stderr",
@@ -314,7 +314,7 @@ const ROUTES: &[Route] = &[
     )
     .query(Query::Stream)
     .answers(&[STREAM])
-    .problems(&[Code::NotFound, Code::InvalidRequest]),
+    .problems(&[Code::NotFound, Code::InvalidRequest, Code::Busy]),
     Route::new(
         Method::POST,
         "/v1/execs/{id}/stdin",
