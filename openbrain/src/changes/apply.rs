@@ -146,20 +146,15 @@ impl SavedChanges {
     /// Takes what was applied out of what is left. A file that has lost a hard link has another time
     /// now, which is not somebody else's doing.
     fn forget(&mut self, done: &HashSet<usize>, hosts: &[Host]) {
-        let mut touched = HashSet::new();
-        let items = std::mem::take(&mut self.manifest.items);
-        for (index, item) in items.into_iter().enumerate() {
-            if done.contains(&index) {
-                touched.extend(item.before.map(|before| before.inode));
-            } else {
-                self.manifest.items.push(item);
-            }
-        }
+        let mut index = 0..;
+        self.manifest.items.retain(|_| index.next().is_some_and(|index| !done.contains(&index)));
         for item in &mut self.manifest.items {
-            let Some(before) = item.before.filter(|before| touched.contains(&before.inode)) else {
+            let host = &hosts[item.mount];
+            let Some(before) = item.before.filter(|before| host.unlinked.contains(&before.inode))
+            else {
                 continue;
             };
-            if let Ok(Some(found)) = hosts[item.mount].folder.stat(&item.path)
+            if let Ok(Some(found)) = host.folder.stat(&item.path)
                 && before.is_same_content(&found.print)
             {
                 item.before = Some(found.print);

@@ -129,12 +129,18 @@ fn named_paths_are_applied_and_the_rest_stays() {
 
 #[test]
 fn links_of_the_host_do_not_hold_each_other_up() {
-    let host = Host::with(&[("a", "same")]);
-    fs::hard_link(host.path("a"), host.path("b")).unwrap();
-    let mut saved = host.save("rm a; echo other > b");
-    saved.apply(&["a".into()]).unwrap();
-    saved.apply(&["b".into()]).unwrap();
-    assert_eq!(host.read("b"), "other\n");
+    for parts in [&[&["a"][..], &["b"], &["d"]][..], &[&[]]] {
+        let host = Host::with(&[("a", "same"), ("d/x", "x")]);
+        for link in ["b", "d/c", "d/e"] {
+            fs::hard_link(host.path("a"), host.path(link)).unwrap();
+        }
+        let mut saved = host.save("rm a; echo other > b; rm -r d");
+        for part in parts {
+            saved.apply(&part.iter().map(PathBuf::from).collect::<Vec<_>>()).unwrap();
+        }
+        assert_eq!(host.read("b"), "other\n");
+        assert!(!host.path("d").exists());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A mount's directory on the host, as changes are applied to it.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -27,6 +28,8 @@ pub(super) struct Host {
     owner: Option<(Uid, Gid)>,
     /// Directories, and the permissions that they get in the end, the last first.
     pub(super) modes: Vec<(OwnedFd, Mode)>,
+    /// Files, by inode, that have lost a name to what was applied.
+    pub(super) unlinked: HashSet<u64>,
 }
 
 impl Host {
@@ -47,15 +50,19 @@ impl Host {
         }
         let owner = mount.owner.filter(|_| rustix::process::geteuid().is_root());
         let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
-        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new() })
+        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new(), unlinked: HashSet::new() })
     }
 
-    /// Whether the host has what it had when the report was made.
+    /// Whether the host has what it had when the report was made, but for the links that a file has
+    /// lost to what was applied.
     pub(super) fn is_unchanged(&self, item: &Item) -> io::Result<bool> {
         let parent = self.folder.parent(&item.path)?;
         let found = stat_at(parent.as_fd(), name(&item.path)?)?.map(|stat| stat.print);
         Ok(match (&item.before, &found) {
             (None, None) => true,
+            (Some(before), Some(found)) if self.unlinked.contains(&before.inode) => {
+                before.is_same_content(found)
+            }
             (Some(before), Some(found)) => before.is_same(found),
             _ => false,
         })
@@ -143,6 +150,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::HashSet,
         fs, io,
         os::{
             fd::AsFd,
@@ -178,7 +186,7 @@ mod tests {
         let parent = fs::File::open(directory.path()).unwrap();
         let folder = Folder::new(parent.try_clone().unwrap().into());
         let owner = Some((Uid::from_raw(4321), Gid::from_raw(4321)));
-        let host = Host { folder, owner, modes: Vec::new() };
+        let host = Host { folder, owner, modes: Vec::new(), unlinked: HashSet::new() };
         let open = |name, kind| host.open_made(parent.as_fd(), name, kind);
         for (name, kind) in [
             ("full", EntryKind::Directory),

@@ -96,6 +96,9 @@ impl<'a> Applying<'a> {
             Err(error) => Err(error),
         };
         outcome.map_err(|error| (item.change.path.clone(), error))?;
+        if let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory) {
+            self.hosts[item.mount].unlinked.insert(before.inode);
+        }
         self.done.insert(index);
         self.applied.paths.push(item.change.path.clone());
         Ok(())
