@@ -1,10 +1,10 @@
 //! Commands on the host: trusted, with no isolation, but with the same guard.
 
-use std::{ffi::OsString, os::fd::AsFd, sync::Arc};
+use std::{ffi::OsString, sync::Arc};
 
 use super::{
     Backend, BoxFuture, Running,
-    helper::{self, CommandPlan, Descriptors, Guarded, Handles, Program, wire},
+    helper::{self, CommandPlan, Descriptors, Guarded, Prepared, Program, wire},
 };
 use crate::{
     error::{Error, Result},
@@ -30,20 +30,12 @@ impl Backend for Direct {
 }
 
 async fn spawn(spec: &Spec, inherited: Option<&[Variable]>) -> Result<Running> {
-    let (ends, streams) = match spec.tty {
-        Some(size) => helper::open_terminal(size)?,
-        None => helper::open(&spec.stdin, Handles::Any)?,
-    };
-    let script = CommandPlan::program(spec)?;
-    let file = script.file.as_deref().map(helper::script_file).transpose()?;
-    let program = compile(spec, inherited, &script.argv, file.is_some())?;
-    let mut fds = ends.as_fds().to_vec();
-    fds.extend(file.as_ref().map(AsFd::as_fd));
-    let link = helper::launch(&program, &fds)?;
-    drop(ends);
-    helper::started(&link, &program).await.map_err(|failure| {
+    let mut command = Prepared::on_host(spec)?;
+    let program = compile(spec, inherited, &command)?;
+    let link = helper::launch(&program, &command.fds())?;
+    let (streams, _) = command.started(&link, &program).await.map_err(|failure| {
         let machine = |what, e| Error::system(format!("cannot {what}"), e);
-        failure.into_error(&script.argv[0], machine)
+        failure.into_error(&command.argv()[0], machine)
     })?;
     Ok(Running {
         backend: BackendName::Direct,
@@ -59,21 +51,18 @@ async fn spawn(spec: &Spec, inherited: Option<&[Variable]>) -> Result<Running> {
     })
 }
 
-fn compile(
-    spec: &Spec,
-    inherited: Option<&[Variable]>,
-    argv: &[String],
-    has_file: bool,
-) -> Result<Program> {
+fn compile(spec: &Spec, inherited: Option<&[Variable]>, command: &Prepared) -> Result<Program> {
     let nofile = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
-    let command = CommandPlan {
+    let plan = CommandPlan {
         env: environment(spec, inherited),
         descriptors: Descriptors::From(wire::FIRST_FD),
         terminal: spec.tty.is_some(),
         workdir: spec.workdir.as_deref(),
         rlimits: nofile.into_iter().collect(),
     };
-    command.guarded(Program::default(), has_file, |program| command.execute(program, argv))
+    plan.guarded(Program::default(), command.has_file(), |program| {
+        plan.execute(program, command.argv())
+    })
 }
 
 /// Our own environment as far as the command may see it, with what the request sets. It is no

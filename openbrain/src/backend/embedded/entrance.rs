@@ -4,15 +4,15 @@
 //! [`Door`] straight to it; each command has a socket of its own for orders and reports.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Weak},
 };
 
-use super::{build::unavailable, command, open_streams, walls};
+use super::{build::unavailable, command, walls};
 use crate::{
     backend::{
         Account, Backend, BoxFuture, Control, Ended, Order, Owner, Running,
-        helper::{self, CommandPlan, Descriptors, Door, Guarded, Program, Section, StartFailure},
+        helper::{Descriptors, Door, Guarded, Prepared, Program, Section, StartFailure},
     },
     error::{Error, ErrorKind, Result},
     output::BackendName,
@@ -59,28 +59,20 @@ impl Backend for Joined {
 impl Entrance {
     /// Starts a command, on the account of the owner.
     pub(super) async fn start(&self, spec: &Spec, owner: Weak<dyn Owner>) -> Result<Running> {
-        let script = CommandPlan::program(spec)?;
-        let file = script.file.as_deref().map(helper::script_file).transpose()?;
-        let (ends, streams) = open_streams(spec)?;
-        let program = self.compile(spec, &script.argv, file.is_some())?;
-        let fds: Vec<_> = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd)).collect();
+        let mut command = Prepared::in_sandbox(spec)?;
+        let program = self.compile(spec, &command)?;
         let present = owner.upgrade().ok_or_else(dropped)?;
         let account = present.account().await?;
-        let link = match self.door.ask(&program, &fds).await {
+        let link = match self.door.ask(&program, &command.fds()).await {
             Ok(link) => link,
             Err(error) => return Err(present.why_ended().await.unwrap_or(error)),
         };
-        drop(ends);
-        let handed = match helper::started(&link, &program).await {
-            Ok(handed) => handed,
+        let (streams, _) = match command.started(&link, &program).await {
+            Ok(started) => started,
             Err(StartFailure::Helper(error)) => {
                 return Err(present.why_ended().await.unwrap_or(error));
             }
-            Err(failure) => return Err(failure.into_error(&script.argv[0], unavailable)),
-        };
-        let streams = match handed.terminal {
-            Some(terminal) => helper::streams_of_terminal(terminal)?,
-            None => streams,
+            Err(failure) => return Err(failure.into_error(&command.argv()[0], unavailable)),
         };
         Ok(Running {
             backend: BackendName::Embedded,
@@ -103,7 +95,7 @@ impl Entrance {
 
     /// One command as system calls: it inherits the walls of process 1, and adds its own limits and
     /// its number.
-    fn compile(&self, spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
+    fn compile(&self, spec: &Spec, command: &Prepared) -> Result<Program> {
         let mut program = Program::default();
         let to = &mut program;
         let descriptors = Descriptors::Passed;
@@ -115,10 +107,10 @@ impl Entrance {
         }
         let more = spec.limits.open_files.map(|limit| (libc::RLIMIT_NOFILE, limit));
         let rlimits = self.rlimits.iter().copied().chain(more).collect();
-        let command = command::plan(spec, descriptors, rlimits);
-        command.prepare(to, has_file);
+        let plan = command::plan(spec, descriptors, rlimits);
+        plan.prepare(to, command.has_file());
         walls::number_command(to);
-        command.execute(to, argv)?;
+        plan.execute(to, command.argv())?;
         Ok(program)
     }
 }

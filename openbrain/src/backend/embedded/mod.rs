@@ -27,7 +27,7 @@ mod waiting;
 mod walls;
 mod written;
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::sync::Arc;
 
 use self::{
     build::{Build, unavailable},
@@ -41,10 +41,7 @@ pub(crate) use self::{
 };
 use super::{
     Backend, BoxFuture, Control, Ended, Layers, Order, Running,
-    helper::{
-        self, CommandPlan, Descriptors, Ends, Guarded, Handles, Link, Program, Section, Streams,
-        wire,
-    },
+    helper::{self, Descriptors, Guarded, Link, Prepared, Program, Section, Streams, wire},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -111,22 +108,14 @@ async fn spawn(spec: &Spec) -> Result<Running> {
 /// Starts a sandbox; `None` when the kernel has refused what the next attempt does without.
 async fn attempt(spec: &Spec) -> Result<Option<Running>> {
     let sandbox = requested(spec)?;
-    let script = CommandPlan::program(spec)?;
-    let file = script.file.as_deref().map(helper::script_file).transpose()?;
+    let mut command = Prepared::in_sandbox(spec)?;
     let mut build = Build::look(sandbox, &spec.limits, spec.changes)?;
-    let (ends, streams) = open_streams(spec)?;
-    let program = compile(&build, spec, &script.argv, file.is_some())?;
-    let inside = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd));
-    let link = helper::launch(&program, &build.descriptors(inside))?;
-    drop(ends);
-    let handed = match helper::started(&link, &program).await {
-        Ok(handed) => handed,
+    let program = compile(&build, spec, &command)?;
+    let link = helper::launch(&program, &build.descriptors(command.fds()))?;
+    let (streams, handed) = match command.started(&link, &program).await {
+        Ok(started) => started,
         Err(failure) if build.can_do_without(&failure) => return Ok(None),
-        Err(failure) => return Err(failure.into_error(&script.argv[0], unavailable)),
-    };
-    let streams = match handed.terminal {
-        Some(terminal) => helper::streams_of_terminal(terminal)?,
-        None => streams,
+        Err(failure) => return Err(failure.into_error(&command.argv()[0], unavailable)),
     };
     let isolation = build.isolation();
     let written = handed.scratch.map(|scratch| Written::new(&mut build, scratch)).transpose()?;
@@ -167,31 +156,23 @@ impl Started {
     }
 }
 
-/// The ends of the command's streams, and ours. On a terminal the sandbox makes them itself.
-fn open_streams(spec: &Spec) -> Result<(Ends, Streams)> {
-    match spec.tty {
-        Some(_) => Ok((Ends::null()?, Streams::default())),
-        None => helper::open(&spec.stdin, Handles::Harmless),
-    }
-}
-
 /// The whole run as system calls: the sandbox, the command with the last walls, process 1.
-fn compile(build: &Build<'_>, spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
+fn compile(build: &Build<'_>, spec: &Spec, command: &Prepared) -> Result<Program> {
     let mut program = Program::default();
     let to = &mut program;
-    build.compile(to, 3 + i32::from(has_file));
+    build.compile(to, 3 + i32::from(command.has_file()));
     let descriptors = Descriptors::From(build.first_inside());
     if let Some(size) = spec.tty {
         command::make_terminal(to, wire::REPORT_FD.into(), descriptors, size);
     }
     let rules = build.landlock(to);
-    let command = command::plan(spec, descriptors, build.enforcement.rlimits.clone());
+    let plan = command::plan(spec, descriptors, build.enforcement.rlimits.clone());
     if let Some(rules) = rules {
         walls::landlock_restrict(to, Section::Command, rules);
     }
-    command.prepare(to, has_file);
+    plan.prepare(to, command.has_file());
     walls::filter(to, Section::Command, &build.enforcement.rules);
-    command.execute(to, argv)?;
+    plan.execute(to, command.argv())?;
     walls::confine_reaper(to);
     Ok(program)
 }

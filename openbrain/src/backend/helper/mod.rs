@@ -7,6 +7,7 @@
 mod command;
 mod control;
 mod launch;
+mod prepared;
 mod program;
 mod stdio;
 #[allow(unsafe_code, dead_code, missing_docs, unreachable_pub, reason = "shared with the helper")]
@@ -16,11 +17,9 @@ pub(crate) mod wire;
 pub(crate) use self::{
     command::{CommandPlan, Descriptors},
     control::{Guarded, StartFailure, ended, signals, start, started},
-    launch::{Door, IMAGE, Link, launch, script_file, settle},
+    launch::{Door, IMAGE, Link, launch, settle},
+    prepared::Prepared,
     program::{Arg, Commands, Data, Program, Register},
-    stdio::{
-        Ends, Handles, Streams, file_type, inherited, open, open_file, open_terminal,
-        streams_of_terminal,
-    },
+    stdio::{Streams, file_type, inherited, open_file},
 };
 pub(crate) use wire::Section;

@@ -1,6 +1,6 @@
 //! One sandbox that is ready: whether it still is what would be made now, and the start of its command.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::sync::Arc;
 
 use rustix::process::{Gid, Uid, getegid, geteuid};
 
@@ -13,11 +13,11 @@ use crate::{
             command,
             host::Host,
             limits::{self, Enforcement},
-            open_streams, sources,
+            sources,
             waiting::{self, Waiting},
             walls,
         },
-        helper::{self, CommandPlan, Commands, Descriptors, Program},
+        helper::{Commands, Descriptors, Prepared, Program},
     },
     error::Result,
     output::Start,
@@ -69,24 +69,16 @@ impl Ready {
 
     /// Starts its command; `None` when the sandbox is gone, and nothing has run.
     pub(super) async fn start(self, spec: &Spec) -> Result<Option<Running>> {
-        let script = CommandPlan::program(spec)?;
-        let file = script.file.as_deref().map(helper::script_file).transpose()?;
-        let (ends, streams) = open_streams(spec)?;
-        let program = self.compile(spec, &script.argv, file.is_some())?;
-        let fds: Vec<_> = ends.as_fds().into_iter().chain(file.as_ref().map(AsFd::as_fd)).collect();
+        let mut command = Prepared::in_sandbox(spec)?;
+        let program = self.compile(spec, &command)?;
         let Waiting { door, link, egress, groups, enforcement, mut isolation, .. } = self.waiting;
         let link = link.adopt()?;
-        if door.hand_in(&program, &fds).is_err() {
+        if door.hand_in(&program, &command.fds()).is_err() {
             groups.inspect(|groups| groups.abandon());
             return Ok(None);
         }
-        drop(ends);
-        let handed = helper::started(&link, &program).await;
-        let handed = handed.map_err(|e| e.into_error(&script.argv[0], unavailable))?;
-        let streams = match handed.terminal {
-            Some(terminal) => helper::streams_of_terminal(terminal)?,
-            None => streams,
-        };
+        let started = command.started(&link, &program).await;
+        let (streams, _) = started.map_err(|e| e.into_error(&command.argv()[0], unavailable))?;
         let (_, report) = limits::of_command(&spec.limits);
         isolation.limits.extend(report);
         let Enforcement { warnings, .. } = enforcement;
@@ -97,7 +89,7 @@ impl Ready {
 
     /// The command as system calls: it inherits the walls of process 1, which then needs as little as
     /// that of any sandbox with its command.
-    fn compile(&self, spec: &Spec, argv: &[String], has_file: bool) -> Result<Program> {
+    fn compile(&self, spec: &Spec, command: &Prepared) -> Result<Program> {
         let Enforcement { rlimits, watch, .. } = &self.waiting.enforcement;
         let mut program = Program::default();
         let to = &mut program;
@@ -108,9 +100,9 @@ impl Ready {
         }
         let (own, _) = limits::of_command(&spec.limits);
         let rlimits = rlimits.iter().copied().chain(own).collect();
-        let command = command::plan(spec, descriptors, rlimits);
-        command.prepare(to, has_file);
-        command.execute(to, argv)?;
+        let plan = command::plan(spec, descriptors, rlimits);
+        plan.prepare(to, command.has_file());
+        plan.execute(to, command.argv())?;
         walls::confine_reaper(to);
         Ok(program)
     }
