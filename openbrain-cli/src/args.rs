@@ -17,6 +17,12 @@ use crate::{
     serve::{LogFormat, LogLevel},
 };
 
+/// Headings of the help that several groups of flags belong to. A group that others may follow names its
+/// heading flag by flag: what is flattened gives its own to all that comes after it.
+pub(crate) const COMMAND: &str = "Command";
+const OUTPUT: &str = "Output";
+const SETTINGS: &str = "Settings";
+
 /// Run a command on the host or in a sandbox, and get one honest result.
 #[derive(Debug, Parser)]
 #[command(name = "openbrain", version, max_term_width = 100)]
@@ -122,6 +128,33 @@ The same server is at `/mcp` of `openbrain serve`, over streamable HTTP."#;
 /// What `openbrain exec` was told.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// Kill the command after this time: seconds, or 500ms, 10m, 1h.
+    #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
+    #[arg(help_heading = COMMAND)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) surroundings: SurroundingsArgs,
+    /// Run the command on a terminal of its own.
+    #[arg(short = 'T', long, conflicts_with = "stdin", help_heading = COMMAND)]
+    pub(crate) tty: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Print what would be run, with every default filled in, and run nothing.
+    #[arg(long, conflicts_with = "events", help_heading = OUTPUT)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// What runs.
+#[derive(Debug, Args)]
+pub(crate) struct ProgramArgs {
     /// The command; `-` for a program on standard input.
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
@@ -137,17 +170,6 @@ pub(crate) struct ExecArgs {
     /// Shell that runs a script [default: /bin/sh].
     #[arg(long, value_name = "SHELL")]
     pub(crate) shell: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) place: PlaceArgs,
-    #[command(flatten)]
-    pub(crate) surroundings: SurroundingsArgs,
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) settings: SettingsArgs,
 }
 
 /// Where to run and what the command may reach.
@@ -196,13 +218,10 @@ pub(crate) struct ReachArgs {
     pub(crate) allow_host: Vec<String>,
 }
 
-/// What surrounds the command: time, directory, environment, input, terminal.
+/// What surrounds the command: directory, environment, input.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Command")]
+#[command(next_help_heading = COMMAND)]
 pub(crate) struct SurroundingsArgs {
-    /// Kill the command after this time: seconds, or 500ms, 10m, 1h.
-    #[arg(short, long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
-    pub(crate) timeout: Option<Duration>,
     /// Working directory.
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
     pub(crate) workdir: Option<PathBuf>,
@@ -218,9 +237,6 @@ pub(crate) struct SurroundingsArgs {
     /// Give the command a file to read; `-` is standard input itself.
     #[arg(long, value_name = "FILE", conflicts_with = "no_stdin")]
     pub(crate) stdin: Option<PathBuf>,
-    /// Run the command on a terminal of its own.
-    #[arg(short = 'T', long, conflicts_with = "stdin")]
-    pub(crate) tty: bool,
 }
 
 /// Limits that differ from those of the settings.
@@ -249,7 +265,7 @@ pub(crate) struct LimitArgs {
 
 /// What openbrain prints.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Output")]
+#[command(next_help_heading = OUTPUT)]
 pub(crate) struct OutputArgs {
     /// Print the result as one JSON object instead of passing the output on.
     #[arg(long)]
@@ -257,9 +273,6 @@ pub(crate) struct OutputArgs {
     /// Print what happens, as it happens, as lines of JSON.
     #[arg(long, conflicts_with = "json")]
     pub(crate) events: bool,
-    /// Print what would be run, with every default filled in, and run nothing.
-    #[arg(long, conflicts_with = "events")]
-    pub(crate) dry_run: bool,
     /// Say nothing but errors.
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -267,35 +280,34 @@ pub(crate) struct OutputArgs {
 
 /// Settings given on the command line.
 #[derive(Debug, Default, Args, Serialize, Deserialize)]
-#[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
     /// Read this settings file instead of the project's; it may loosen what the user's own says.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = SETTINGS, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Engine of sandboxes: auto, embedded or opensandbox.
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = SETTINGS, long, value_name = "NAME")]
     pub(crate) runtime: Option<String>,
     /// Address of an OpenSandbox server.
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = SETTINGS, long, value_name = "URL")]
     pub(crate) server_url: Option<String>,
     /// Image of sandboxes on an OpenSandbox server.
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(help_heading = SETTINGS, long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,
     /// Reach sandboxes through the OpenSandbox server, where their own ports are not reachable.
-    #[arg(long)]
+    #[arg(help_heading = SETTINGS, long)]
     pub(crate) use_server_proxy: bool,
     /// Certificate authorities to trust beside those of the system, for an https server.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = SETTINGS, long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Give up a request to the OpenSandbox server after this time: seconds, or 500ms, 10s, 1m.
-    #[arg(long, value_name = "TIME")]
+    #[arg(help_heading = SETTINGS, long, value_name = "TIME")]
     pub(crate) request_timeout: Option<String>,
     /// Give up the start of a sandbox there after this time.
-    #[arg(long, value_name = "TIME")]
+    #[arg(help_heading = SETTINGS, long, value_name = "TIME")]
     pub(crate) start_timeout: Option<String>,
     /// What only some OpenSandbox servers know, for example `poolRef=python`. Repeatable; replaces
     /// those of the settings.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(help_heading = SETTINGS, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) extension: Vec<(String, String)>,
 }
 
@@ -405,7 +417,7 @@ impl Command {
     /// Whether its result is wanted as JSON, and so is what goes wrong.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
-            Self::Exec(args) => args.output.json || args.output.events,
+            Self::Exec(args) => args.output.is_for_machines(),
             Self::Changes(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Doctor(args) => args.json,
@@ -427,9 +439,9 @@ impl Cli {
     pub(crate) fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(arguments)?;
         match &mut cli.command {
-            Command::Exec(exec) => exec.literal = follows_dashes(arguments, exec.command.len()),
+            Command::Exec(exec) => exec.program.note_dashes(arguments),
             Command::Sandbox(SandboxCommand::Exec(exec)) => {
-                exec.literal = follows_dashes(arguments, exec.command.len());
+                exec.program.note_dashes(arguments);
             }
             _ => {}
         }
@@ -437,11 +449,21 @@ impl Cli {
     }
 }
 
-/// Whether the last `count` arguments follow a `--`. clap does not tell, but the command is always
-/// the end of the line, and no flag of `exec` takes `--` as its value.
-fn follows_dashes(arguments: &[OsString], count: usize) -> bool {
-    let before = arguments.len().checked_sub(count + 1).and_then(|at| arguments.get(at));
-    count > 0 && before.is_some_and(|argument| argument == "--")
+impl ProgramArgs {
+    /// Notes whether the command follows a `--`. clap does not tell, but the command is always the end
+    /// of the line, and no flag of `exec` takes `--` as its value.
+    fn note_dashes(&mut self, arguments: &[OsString]) {
+        let count = self.command.len();
+        let before = arguments.len().checked_sub(count + 1).and_then(|at| arguments.get(at));
+        self.literal = count > 0 && before.is_some_and(|argument| argument == "--");
+    }
+}
+
+impl OutputArgs {
+    /// Whether a program reads what is printed.
+    pub(crate) fn is_for_machines(&self) -> bool {
+        self.json || self.events
+    }
 }
 
 /// Whether a command line that could not be read asked `exec` for JSON: whoever reads JSON wants
@@ -525,9 +547,9 @@ fn switch(text: &str) -> Result<bool, String> {
 mod tests {
     use std::ffi::OsString;
 
-    use clap::CommandFactory;
+    use clap::{Args, CommandFactory};
 
-    use super::{Cli, Command, ExecArgs, wants_json};
+    use super::{Cli, Command, ExecArgs, SETTINGS, SettingsArgs, wants_json};
 
     fn words(line: &[&str]) -> Vec<OsString> {
         ["openbrain", "exec"].iter().chain(line).map(Into::into).collect()
@@ -545,25 +567,41 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Whatever comes after a group of flags is not one of that group.
+    #[test]
+    fn only_settings_are_called_settings() {
+        let settings = SettingsArgs::augment_args(clap::Command::new("settings"));
+        let settings: Vec<_> = settings.get_arguments().map(|arg| arg.get_id().clone()).collect();
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            for arg in command.get_arguments() {
+                let is_called = arg.get_help_heading() == Some(SETTINGS);
+                let is_one = settings.contains(arg.get_id());
+                assert_eq!(is_called, is_one, "{} {arg}", command.get_name());
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
     #[test]
     fn flags_end_at_the_first_word() {
         let exec = exec(&["--sandbox", "grep", "--json", "-t", "--", "x"]);
-        assert_eq!(exec.command, ["grep", "--json", "-t", "--", "x"]);
-        assert!(exec.place.sandbox && !exec.output.json && !exec.literal);
+        assert_eq!(exec.program.command, ["grep", "--json", "-t", "--", "x"]);
+        assert!(exec.place.sandbox && !exec.output.json && !exec.program.literal);
     }
 
     #[test]
     fn dashes_make_the_command_literal() {
-        assert!(exec(&["--", "ls"]).literal);
-        assert!(exec(&["-q", "--", "--x", "--", "y"]).literal);
-        assert!(!exec(&["ls"]).literal);
-        assert!(!exec(&["echo", "--"]).literal);
-        assert!(!exec(&["--"]).literal);
+        assert!(exec(&["--", "ls"]).program.literal);
+        assert!(exec(&["-q", "--", "--x", "--", "y"]).program.literal);
+        assert!(!exec(&["ls"]).program.literal);
+        assert!(!exec(&["echo", "--"]).program.literal);
+        assert!(!exec(&["--"]).program.literal);
     }
 
     #[test]
     fn a_single_dash_is_a_command() {
-        assert_eq!(exec(&["-"]).command, ["-"]);
+        assert_eq!(exec(&["-"]).program.command, ["-"]);
     }
 
     #[test]

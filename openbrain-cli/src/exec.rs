@@ -14,7 +14,7 @@ use openbrain::{
 
 use crate::{
     args::{
-        Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
+        Cli, ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ProgramArgs, ReachArgs, SurroundingsArgs,
     },
     changes, config,
     console::{json_line, print_json, print_yaml, say},
@@ -43,13 +43,17 @@ pub(crate) const STARTING: &str = "starting the sandbox…";
 
 /// Runs `openbrain exec` and returns the exit code.
 pub(crate) fn run(args: ExecArgs) -> Result<u8> {
-    let Some((command, stdin)) = program::find(&args)? else {
+    let ExecArgs { program, place, timeout, surroundings, tty, limits, output, dry_run, settings } =
+        args;
+    let Some(mut exec) = request(program, surroundings, tty)? else {
         return Ok(help());
     };
-    let (exec, output, settings) = request(Exec::of(command).stdin(stdin), args)?;
+    exec.timeout = timeout;
+    exec.limits = limits.into();
+    let exec = sandboxed(exec, place)?;
     let engine = Engine::new(config::load(&settings)?.settings).for_caller(caller());
     let planned = engine.settings().resolve(exec.clone());
-    if output.dry_run {
+    if dry_run {
         let spec = planned?;
         let printed = if output.json { print_json(&spec) } else { print_yaml(&spec) };
         return printed.map(|()| exit::SUCCESS);
@@ -75,8 +79,8 @@ pub(crate) fn caller() -> Caller {
 
 /// Whether somebody is looking who wants to hear why nothing happens for a while.
 fn is_announced(spec: &Spec, args: &OutputArgs) -> bool {
-    let for_machines = args.json || args.events;
-    spec.place != Place::Direct && !args.quiet && !for_machines && io::stderr().is_terminal()
+    let is_heard = !args.quiet && !args.is_for_machines();
+    spec.place != Place::Direct && is_heard && io::stderr().is_terminal()
 }
 
 /// Says in short how it is used, because there is nothing to run and nobody to ask.
@@ -90,24 +94,23 @@ fn help() -> u8 {
     exit::FAILURE
 }
 
-/// The request that the flags describe, and the flags that are no part of it.
-pub(crate) fn request(mut exec: Exec, args: ExecArgs) -> Result<(Exec, OutputArgs, SettingsArgs)> {
-    let ExecArgs {
-        command: _,
-        literal: _,
-        file: _,
-        lang: _,
-        shell,
-        place,
-        surroundings,
-        limits,
-        output,
-        settings,
-    } = args;
-    exec.shell = shell;
-    exec.limits = limits.into();
-    let exec = surround(sandboxed(exec, place)?, surroundings)?;
-    Ok((exec, output, settings))
+/// The request for what was given to run, as far as it is the same in a new place and in a sandbox that
+/// is open. `None` when nothing was given.
+pub(crate) fn request(
+    program: ProgramArgs,
+    surroundings: SurroundingsArgs,
+    tty: bool,
+) -> Result<Option<Exec>> {
+    let Some((command, stdin)) = program::find(&program, &surroundings, tty)? else {
+        return Ok(None);
+    };
+    let SurroundingsArgs { workdir, env, env_file, no_stdin: _, stdin: _ } = surroundings;
+    let mut exec = Exec::of(command).stdin(stdin);
+    exec.shell = program.shell;
+    exec.workdir = workdir;
+    exec.env = env::collect(&env_file, &env)?;
+    exec.tty = tty.then(terminal::size);
+    Ok(Some(exec))
 }
 
 fn sandboxed(mut exec: Exec, args: PlaceArgs) -> Result<Exec> {
@@ -150,15 +153,6 @@ impl ReachArgs {
     }
 }
 
-fn surround(mut exec: Exec, args: SurroundingsArgs) -> Result<Exec> {
-    let SurroundingsArgs { timeout, workdir, env, env_file, no_stdin: _, stdin: _, tty } = args;
-    exec.timeout = timeout;
-    exec.workdir = workdir;
-    exec.env = env::collect(&env_file, &env)?;
-    exec.tty = tty.then(terminal::size);
-    Ok(exec)
-}
-
 impl From<LimitArgs> for Limits {
     fn from(args: LimitArgs) -> Self {
         let LimitArgs { memory, cpus, pids, disk, open_files, output_limit } = args;
@@ -190,7 +184,7 @@ pub(crate) async fn attend(
     let raw_mode = connect(&mut process)?;
     let output = pass_on(process, signals, deadline, args).await?;
     drop(raw_mode);
-    if !(args.quiet || args.json || args.events) {
+    if !args.quiet && !args.is_for_machines() {
         remark(&output, deadline);
     }
     Ok(exit::of_output(&output, signals.asked()))

@@ -9,7 +9,7 @@ use std::{
 use openbrain::{Command, Stdin, languages};
 
 use crate::{
-    args::ExecArgs,
+    args::{ProgramArgs, SurroundingsArgs},
     failure::{Failure, Result},
 };
 
@@ -22,11 +22,15 @@ enum Source<'a> {
 }
 
 /// What to run, and what it reads. `None` when no command was given and nothing can be read.
-pub(crate) fn find(args: &ExecArgs) -> Result<Option<(Command, Stdin)>> {
+pub(crate) fn find(
+    args: &ProgramArgs,
+    surroundings: &SurroundingsArgs,
+    tty: bool,
+) -> Result<Option<(Command, Stdin)>> {
     let Some(source) = source(args) else {
         return Ok(None);
     };
-    let stdin = stdin(args, matches!(source, Source::Stdin))?;
+    let stdin = stdin(surroundings, tty, matches!(source, Source::Stdin))?;
     let command = match source {
         Source::Script(script) if args.lang.is_some() => program(args, script.into(), None),
         Source::Script(script) => Command::Shell(script.into()),
@@ -37,7 +41,7 @@ pub(crate) fn find(args: &ExecArgs) -> Result<Option<(Command, Stdin)>> {
     Ok(Some((command, stdin)))
 }
 
-fn source(args: &ExecArgs) -> Option<Source<'_>> {
+fn source(args: &ProgramArgs) -> Option<Source<'_>> {
     let dash = Path::new("-");
     match (&args.file, args.command.as_slice()) {
         (Some(file), _) if file == dash => Some(Source::Stdin),
@@ -52,7 +56,7 @@ fn source(args: &ExecArgs) -> Option<Source<'_>> {
 }
 
 /// Arguments are run as they are; a flag that names an interpreter must be a mistake then.
-fn argv_without_interpreter(args: &ExecArgs, argv: &[String]) -> Result<Command> {
+fn argv_without_interpreter(args: &ProgramArgs, argv: &[String]) -> Result<Command> {
     let flag = match (&args.lang, &args.shell) {
         (Some(_), _) => "--lang",
         (None, Some(_)) => "--shell",
@@ -65,22 +69,22 @@ fn argv_without_interpreter(args: &ExecArgs, argv: &[String]) -> Result<Command>
 }
 
 /// What the command reads: our own standard input, unless the program itself came from there.
-fn stdin(args: &ExecArgs, taken: bool) -> Result<Stdin> {
-    let ours = if args.surroundings.tty { Stdin::Pipe } else { Stdin::Inherit };
-    match &args.surroundings.stdin {
+fn stdin(args: &SurroundingsArgs, tty: bool, taken: bool) -> Result<Stdin> {
+    let ours = if tty { Stdin::Pipe } else { Stdin::Inherit };
+    match &args.stdin {
         Some(file) if file == Path::new("-") && taken => Err(Failure::usage(
             "standard input cannot be both the program and its input",
             "give the program with --file, or its input with --stdin FILE",
         )),
         Some(file) if file == Path::new("-") => Ok(ours),
         Some(file) => Ok(Stdin::File(absolute(file)?)),
-        None if taken || args.surroundings.no_stdin => Ok(Stdin::Null),
+        None if taken || args.no_stdin => Ok(Stdin::Null),
         None => Ok(ours),
     }
 }
 
 /// A program as text. A language that was named wins, then the `#!` line, then the extension.
-fn program(args: &ExecArgs, source: String, extension: Option<&std::ffi::OsStr>) -> Command {
+fn program(args: &ProgramArgs, source: String, extension: Option<&std::ffi::OsStr>) -> Command {
     let by_extension = || {
         let extension = extension?.to_str()?;
         languages().find(|language| *language == extension).map(str::to_owned)

@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use crate::{
     args::{
-        ExecArgs, LimitArgs, OutputArgs, PlaceArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
-        language, pair, port, timeout,
+        COMMAND, LimitArgs, OutputArgs, ProgramArgs, ReachArgs, SettingsArgs, SurroundingsArgs,
+        pair, port, timeout,
     },
     env::Variable,
 };
@@ -142,54 +142,22 @@ pub(crate) struct SandboxExecArgs {
     /// Id or name of the sandbox.
     #[arg(value_name = "SANDBOX")]
     pub(crate) sandbox: String,
-    /// The command; `-` for a program on standard input.
-    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
-    pub(crate) command: Vec<String>,
-    /// Whether the command follows a `--`, and so is no shell script.
-    #[arg(skip)]
-    pub(crate) literal: bool,
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
     /// Run it on a terminal of its own; without a command, a shell.
     #[arg(short, long, visible_short_alias = 'T', conflicts_with_all = ["stdin", "detach"])]
     pub(crate) tty: bool,
     /// Run it in the background, and print its id; `logs` shows what it writes.
     #[arg(short, long, conflicts_with_all = ["json", "events"])]
     pub(crate) detach: bool,
-    /// Run a program from a file; its `#!` line or its extension tells the language.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
-    pub(crate) file: Option<PathBuf>,
-    /// Language of the program: python, sh, bash, node, ruby, perl or php.
-    #[arg(long, value_name = "NAME", value_parser = language)]
-    pub(crate) lang: Option<String>,
-    /// Shell that runs a script [default: /bin/sh].
-    #[arg(long, value_name = "SHELL")]
-    pub(crate) shell: Option<String>,
     /// Kill the command after this time: seconds, or 500ms, 10m, 1h.
     #[arg(long, value_name = "TIME", value_parser = timeout, allow_negative_numbers = true)]
+    #[arg(help_heading = COMMAND)]
     pub(crate) timeout: Option<Duration>,
-    /// Working directory.
-    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
-    pub(crate) workdir: Option<PathBuf>,
-    /// Set an environment variable; `NAME` alone copies the value from here. Repeatable.
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub(crate) env: Vec<Variable>,
-    /// Read environment variables from a file with a NAME=VALUE on each line. Repeatable.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) env_file: Vec<PathBuf>,
-    /// Give the command nothing to read.
-    #[arg(short, long)]
-    pub(crate) no_stdin: bool,
-    /// Give the command a file to read; `-` is standard input itself.
-    #[arg(long, value_name = "FILE", conflicts_with = "no_stdin")]
-    pub(crate) stdin: Option<PathBuf>,
-    /// Print the result as one JSON object instead of passing the output on.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Print what happens, as it happens, as lines of JSON.
-    #[arg(long, conflicts_with = "json")]
-    pub(crate) events: bool,
-    /// Say nothing but errors.
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) surroundings: SurroundingsArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
@@ -318,7 +286,7 @@ impl SandboxCommand {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Create(args) => args.json,
-            Self::Exec(args) => args.json || args.events,
+            Self::Exec(args) => args.output.is_for_machines(),
             Self::List { json, .. } | Self::Changes { json, .. } => *json,
             Self::Files(command) => command.wants_json(),
             Self::Logs(args) => args.json,
@@ -341,37 +309,6 @@ impl FilesCommand {
             // Standard output is for what is in the file.
             Self::Cat(_) => false,
             Self::Mv(_) | Self::Upload(_) | Self::Download(_) => false,
-        }
-    }
-}
-
-impl SandboxExecArgs {
-    /// The same for `openbrain exec`, with everything that belongs to the sandbox left out.
-    pub(super) fn into_exec(self) -> ExecArgs {
-        ExecArgs {
-            command: self.command,
-            literal: self.literal,
-            file: self.file,
-            lang: self.lang,
-            shell: self.shell,
-            place: PlaceArgs::default(),
-            surroundings: SurroundingsArgs {
-                timeout: self.timeout,
-                workdir: self.workdir,
-                env: self.env,
-                env_file: self.env_file,
-                no_stdin: self.no_stdin,
-                stdin: self.stdin,
-                tty: self.tty,
-            },
-            limits: LimitArgs::default(),
-            output: OutputArgs {
-                json: self.json,
-                events: self.events,
-                dry_run: false,
-                quiet: self.quiet,
-            },
-            settings: self.settings,
         }
     }
 }

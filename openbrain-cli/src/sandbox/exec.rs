@@ -2,16 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use openbrain::{Command, Exec, Joined, Stdin};
+use openbrain::{Exec, Joined, Stdin};
 
 use super::{args::SandboxExecArgs, join};
 use crate::{
-    args::ExecArgs,
+    args::ProgramArgs,
     console::{print, say},
     exec::{attend, request},
     exit,
     failure::{Failure, Result},
-    program, settle,
+    settle,
     signals::Signals,
 };
 
@@ -20,15 +20,27 @@ const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
 
 /// Runs `openbrain sandbox exec` and returns the exit code.
 pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
-    let (sandbox, detach) = (args.sandbox.clone(), args.detach);
-    let args = args.into_exec();
-    let is_shell = args.surroundings.tty && args.command.is_empty() && args.file.is_none();
-    let Some((command, stdin)) = what(&args, is_shell)? else {
+    let SandboxExecArgs {
+        sandbox,
+        mut program,
+        tty,
+        detach,
+        timeout,
+        surroundings,
+        output,
+        settings,
+    } = args;
+    let ProgramArgs { command, file, lang, .. } = &mut program;
+    let is_shell = tty && command.is_empty() && file.is_none() && lang.is_none();
+    if is_shell {
+        command.push(SHELL.into());
+    }
+    let Some(mut exec) = request(program, surroundings, tty)? else {
         say("no command was given");
         say("hint: `openbrain sandbox exec -t SANDBOX` gives a shell");
         return Ok(exit::FAILURE);
     };
-    let (mut exec, output, settings) = request(Exec::of(command).stdin(stdin), args)?;
+    exec.timeout = timeout;
     let runtime = settle::runtime()?;
     let result = runtime.block_on(async {
         let mut signals =
@@ -62,13 +74,6 @@ pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
     drop(runtime);
     settle::wait(false);
     result
-}
-
-fn what(args: &ExecArgs, is_shell: bool) -> Result<Option<(Command, Stdin)>> {
-    match is_shell {
-        true => Ok(Some((Command::Shell(SHELL.into()), Stdin::Pipe))),
-        false => program::find(args),
-    }
 }
 
 /// The time that the sandbox has left: a shell is there as long as its user likes.
