@@ -192,9 +192,10 @@ impl Engine {
     /// either when it is to be in the audit log and cannot be.
     pub async fn create(&self, new: NewSandbox) -> Result<Sandbox> {
         if self.backend.is_some() {
-            return Err(Error::unavailable(
-                "a backend of your own has no sandboxes that stay open",
-            ));
+            let what = "a backend of your own has no sandboxes that stay open";
+            return Err(
+                Error::unavailable(what).with_remedy("create it by an `Engine::new(settings)`")
+            );
         }
         let recorded = self.settings.audit.execs.include(&self.caller);
         let asked = recorded.then(|| self.log.asked_to_open(&new_exec_id(), &self.caller, &new));
@@ -288,7 +289,8 @@ fn enter(entry: Entry) -> Result<Arc<dyn Backend>> {
         }
         (Place::Opensandbox(_, server), _) => opensandbox::join(id, &server, isolation, owner),
         (Place::Embedded(_) | Place::Direct, _) => {
-            Err(Error::unavailable("the owner of the sandbox gave no way in"))
+            Err(Error::unavailable("the owner of the sandbox gave no way in")
+                .with_remedy("it may be another version of openbrain: create the sandbox anew"))
         }
     }
 }

@@ -321,7 +321,8 @@ impl Exec {
             }
         }
         if self.shell.as_deref().is_some_and(|s| s.is_empty() || s.contains('\0')) {
-            return Err(Error::invalid("the shell is empty or has a NUL byte"));
+            return Err(Error::invalid("the shell is empty or has a NUL byte")
+                .with_remedy("name a shell, such as `bash`, or leave it out for `/bin/sh`"));
         }
         if self.tty.is_some() && matches!(self.stdin, Stdin::File(_) | Stdin::Inherit) {
             return Err(Error::invalid("a terminal cannot read from a file or our own input")
@@ -336,7 +337,7 @@ impl Exec {
         };
         if let Some(path) = self.expose.iter().find(|path| !plain(path)) {
             let message = format!("exposed path {path:?} is not absolute, or has `..`");
-            return Err(Error::invalid(message));
+            return Err(Error::invalid(message).with_remedy("give it as an absolute path"));
         }
         self.mounts.iter().try_for_each(|mount| mount.clone().checked().map(drop))
     }
@@ -356,7 +357,8 @@ impl Exec {
                 .with_remedy("leave out the lists, or `allow_network: false`"));
         }
         if allowed_ports.iter().flatten().any(|port| *port == 0) {
-            return Err(Error::invalid("port 0 cannot be reached"));
+            return Err(Error::invalid("port 0 cannot be reached")
+                .with_remedy("list ports from 1 to 65535"));
         }
         Ok(())
     }
@@ -374,7 +376,8 @@ impl Command {
             Self::Script { source, .. } => (source.trim().is_empty(), source.contains('\0')),
         };
         if empty {
-            return Err(Error::invalid("the command is empty"));
+            return Err(Error::invalid("the command is empty")
+                .with_remedy("give what is to be run, such as `echo hello`"));
         }
         if nul {
             return Err(Error::invalid("the command has a NUL byte")

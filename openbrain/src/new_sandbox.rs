@@ -212,7 +212,8 @@ impl NewSandbox {
     /// Refuses names that not every place to run can keep.
     pub(crate) fn check_names(&self) -> Result<()> {
         if self.labels.len() > MOST_LABELS {
-            return Err(Error::invalid(format!("a sandbox has at most {MOST_LABELS} labels")));
+            return Err(Error::invalid(format!("a sandbox has at most {MOST_LABELS} labels"))
+                .with_remedy("leave some out"));
         }
         let pairs = self.labels.iter().flat_map(|(name, value)| [name, value]);
         for text in self.name.iter().chain(pairs) {

@@ -42,6 +42,7 @@ pub fn read(file: &Path, mut each: impl FnMut(Line<'_>)) -> Result<()> {
     let failed = |path: &Path, error: io::Error| {
         Error::new(ErrorKind::Internal, format!("cannot read `{}`", path.display()))
             .with_source(error)
+            .with_remedy("read it as the user whose log it is, or set `audit.file`")
     };
     let files = open_all(file).map_err(|error| failed(file, error))?;
     for (path, file, size) in files.into_iter().rev() {

@@ -118,7 +118,9 @@ pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedCh
     }
     let cannot = |error: io::Error| {
         let what = format!("cannot save the changes in `{}`", directory.display());
-        Error::new(ErrorKind::FileFailed, what).with_source(error)
+        Error::new(ErrorKind::FileFailed, what)
+            .with_source(error)
+            .with_remedy("make room there, or save them below another directory")
     };
     let (mounts, items) = plan(changes, written);
     if items.is_empty() {
@@ -239,6 +241,7 @@ impl SavedChanges {
         list().map_err(|error| {
             Error::new(ErrorKind::FileFailed, format!("cannot read `{}`", directory.display()))
                 .with_source(error)
+                .with_remedy("it is to be a directory of yours, with the mode 0700")
         })
     }
 
@@ -275,7 +278,9 @@ impl SavedChanges {
     pub fn discard(self) -> Result<()> {
         self.remove().map_err(|error| {
             let what = format!("cannot remove `{}`", self.directory.display());
-            Error::new(ErrorKind::FileFailed, what).with_source(error)
+            Error::new(ErrorKind::FileFailed, what)
+                .with_source(error)
+                .with_remedy("remove the directory yourself")
         })
     }
 
@@ -428,4 +433,5 @@ fn read_manifest(path: &Path) -> io::Result<Manifest> {
 fn cannot_read(id: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::FileFailed, format!("cannot read the saved changes `{id}`"))
         .with_source(error)
+        .with_remedy(format!("if they cannot be mended, run `openbrain discard {id}`"))
 }

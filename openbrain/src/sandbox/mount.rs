@@ -65,7 +65,8 @@ impl Mount {
 fn check_source(source: &Path) -> Result<()> {
     let bytes = source.as_os_str().as_encoded_bytes();
     if bytes.is_empty() || bytes.contains(&0) {
-        return Err(Error::invalid(format!("mount source {source:?} is not a path")));
+        return Err(Error::invalid(format!("mount source {source:?} is not a path"))
+            .with_remedy("name a directory or a file of the host"));
     }
     Ok(())
 }

@@ -265,7 +265,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// `sandbox_lost` when it has ended.
+    /// `sandbox_lost` when it has ended. A sandbox that cannot be left to itself, because its server
+    /// does not answer, ends with this call.
     pub async fn keep(self) -> Result<()> {
         self.order(SessionOrder::Keep).await?;
         self.tell(None);

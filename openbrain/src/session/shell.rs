@@ -135,7 +135,10 @@ impl Shell {
         let enter = match exec.workdir.as_deref().map(Path::to_str) {
             None => format!("if cd -- \"$PWD\"; then . {state} 2>/dev/null; else cd -P .; fi"),
             Some(Some(path)) => format!("cd -- \"$PWD\" 2>/dev/null; cd -- {}", quoted(path)),
-            Some(None) => return Err(Error::invalid("the working directory is not UTF-8")),
+            Some(None) => {
+                return Err(Error::invalid("the working directory is not UTF-8")
+                    .with_remedy("give it to a command of the sandbox, outside of the shell"));
+            }
         };
         let mut text = format!("if [ -r {state} ]; then . {state} 2>/dev/null; {enter}; fi; ");
         for (name, value) in exec.env.iter().filter(|(name, _)| is_name(name)) {

@@ -297,7 +297,8 @@ pub(super) fn as_io(error: Error) -> io::Error {
 pub(super) fn text(path: &Path) -> Result<String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= PATH_MAX as usize {
-        return Err(Error::invalid(format!("{path:?} cannot be a path")));
+        return Err(Error::invalid(format!("{path:?} cannot be a path"))
+            .with_remedy("a path has 1 to 4095 bytes, of which none is NUL"));
     }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

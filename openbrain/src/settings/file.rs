@@ -35,7 +35,8 @@ pub(super) fn read_found(path: &Path) -> Result<Option<Value>> {
     };
     let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     if !metadata.is_file() {
-        return Err(Error::settings(format!("settings `{}` are not a file", path.display())));
+        return Err(Error::settings(format!("settings `{}` are not a file", path.display()))
+            .with_remedy("name a file; `openbrain config init` writes one"));
     }
     let euid = rustix::process::geteuid().as_raw();
     check_trust(path, metadata.uid(), metadata.mode(), euid)?;
@@ -77,7 +78,9 @@ fn text_of(path: &Path, file: File) -> Result<String> {
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Error::settings(format!("cannot read settings file `{}`", path.display())).with_source(error)
+    Error::settings(format!("cannot read settings file `{}`", path.display()))
+        .with_source(error)
+        .with_remedy("make it readable, or name another with `--config`")
 }
 
 /// Reads the text of a settings file, refusing everything that is not valid on its own.

@@ -345,6 +345,7 @@ fn own_variables(
     let text = |text: OsString| {
         text.into_string().map_err(|text| {
             Error::settings(format!("environment variable with {text:?} is not UTF-8"))
+                .with_remedy("unset it, or set it to a text")
         })
     };
     variables

@@ -253,7 +253,8 @@ fn check_absolute(key: &str, path: &Path) -> Result<()> {
         return Ok(());
     }
     let path = path.display();
-    Err(Error::settings(format!("`security.sandbox.{key}`: `{path}` is not absolute")))
+    Err(Error::settings(format!("`security.sandbox.{key}`: `{path}` is not absolute"))
+        .with_remedy("begin it with `/`"))
 }
 
 #[cfg(test)]

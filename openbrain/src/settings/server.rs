@@ -168,7 +168,8 @@ impl FromStr for Listen {
             let path = PathBuf::from(path);
             return match path.is_absolute() {
                 true => Ok(Self::Unix(path)),
-                false => Err(Error::settings(format!("the socket of `{text}` is not absolute"))),
+                false => Err(Error::settings(format!("the socket of `{text}` is not absolute"))
+                    .with_remedy("write it as `unix:/run/user/1000/openbrain.sock`")),
             };
         }
         // The name may stand for several addresses, of which this is the one everybody has.

@@ -53,9 +53,11 @@ impl<'a> Build<'a> {
     ) -> Result<Self> {
         let sources = sources::open(sandbox)?;
         let rootfs = rootfs::open(sandbox)?;
-        let groups = Hierarchies::find()
-            .plan(limits)
-            .map_err(|e| Error::unavailable("cannot open a control group").with_source(e))?;
+        let groups = Hierarchies::find().plan(limits).map_err(|e| {
+            Error::unavailable("cannot open a control group")
+                .with_source(e)
+                .with_remedy("`openbrain doctor` tells which control groups can be used here")
+        })?;
         let allowed = probe::allowed_processors();
         // Spreads sandboxes that are bound to processors over all of them.
         static NEXT: AtomicUsize = AtomicUsize::new(0);

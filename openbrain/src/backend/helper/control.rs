@@ -55,10 +55,10 @@ pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, St
         let heard = timeout_at(late, link.report()).await.unwrap_or_else(|_| Err(too_late()));
         let heard = heard.map_err(StartFailure::Helper)?;
         let Some((heard, fds)) = heard else {
-            return Err(StartFailure::Helper(Error::new(
-                ErrorKind::Internal,
-                "the helper process ended before the command started",
-            )));
+            let what = "the helper process ended before the command started";
+            let error = Error::new(ErrorKind::Internal, what)
+                .with_remedy("somebody may have killed it, or memory was short; run it again");
+            return Err(StartFailure::Helper(error));
         };
         match heard.kind {
             report::TERMINAL => handed.terminal = fds.into_iter().next(),

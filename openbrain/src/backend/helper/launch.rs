@@ -69,7 +69,8 @@ pub(crate) struct Link {
 pub(crate) fn launch(program: &Program, fds: &[BorrowedFd<'_>]) -> Result<Link> {
     reap_orphans();
     if fds.len() > MAX_FDS {
-        return Err(Error::invalid(format!("more than {MAX_FDS} mounts and exposed paths")));
+        return Err(Error::invalid(format!("more than {MAX_FDS} mounts and exposed paths"))
+            .with_remedy("mount the directories that they are in"));
     }
     let plan = store(program)?;
     let (ours, theirs) = socket_pair()?;

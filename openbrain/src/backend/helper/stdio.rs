@@ -209,6 +209,7 @@ pub(crate) fn open_file(path: &Path) -> Result<OwnedFd> {
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| {
         Error::invalid(format!("cannot read standard input from `{name}`"))
             .with_source(io::Error::from(e))
+            .with_remedy("give the path of a file that you can read")
     })?;
     match file_type(&file)? {
         FileType::RegularFile | FileType::CharacterDevice => {}
@@ -240,7 +241,8 @@ fn handed_over(fd: OwnedFd, handles: Handles) -> Result<OwnedFd> {
             Ok(read)
         }
         (Handles::Harmless, FileType::Directory) => {
-            Err(Error::invalid("standard input is a directory, which a sandbox may not have"))
+            Err(Error::invalid("standard input is a directory, which a sandbox may not have")
+                .with_remedy("mount the directory, and name it in the command"))
         }
         _ => Ok(fd),
     }

@@ -178,11 +178,14 @@ fn source(path: &Path, server_is_here: bool, is_workspace: bool) -> Result<PathB
                 .with_remedy("name a path of the server's host")),
         };
     }
-    let found = path
-        .canonicalize()
-        .map_err(|error| Error::invalid(format!("cannot mount `{name}`")).with_source(error))?;
+    let found = path.canonicalize().map_err(|error| {
+        Error::invalid(format!("cannot mount `{name}`"))
+            .with_source(error)
+            .with_remedy("name a directory or file that is there")
+    })?;
     if is_workspace && !found.is_dir() {
-        return Err(Error::invalid(format!("the workspace `{name}` is not a directory")));
+        return Err(Error::invalid(format!("the workspace `{name}` is not a directory"))
+            .with_remedy("mount a file elsewhere, by a target of its own"));
     }
     Ok(found)
 }
@@ -191,6 +194,7 @@ fn volume(number: usize, source: PathBuf, target: &Path, read_only: bool) -> Res
     let text = |path: &Path| {
         path.to_str().map(str::to_owned).ok_or_else(|| {
             Error::invalid(format!("`{}` is not UTF-8, as a server needs it", path.display()))
+                .with_remedy("rename it, or use the embedded engine, which takes any path")
         })
     };
     Ok(Volume {

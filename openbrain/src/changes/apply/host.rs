@@ -39,6 +39,7 @@ impl Host {
         let root = rustix::fs::open(&mount.source, flags, Mode::empty()).map_err(|error| {
             Error::new(ErrorKind::FileFailed, format!("cannot open {source}"))
                 .with_source(io::Error::from(error))
+                .with_remedy("put the directory back where it was mounted from, or discard them")
         })?;
         let found = rustix::fs::fstat(&root)
             .map_err(|e| Error::system(format!("cannot look at {source}"), e))?;

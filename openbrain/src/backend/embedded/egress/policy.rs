@@ -78,7 +78,8 @@ impl Policy {
         };
         match policy.ports() {
             Ports::These(ports) if ports.len() > MOST_PORTS => {
-                Err(Error::invalid(format!("more than {MOST_PORTS} ports to reach")))
+                Err(Error::invalid(format!("more than {MOST_PORTS} ports to reach"))
+                    .with_remedy("allow fewer, or all of them by leaving the list out"))
             }
             _ => Ok(Some(policy)),
         }
