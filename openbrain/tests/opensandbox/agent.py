@@ -525,6 +525,12 @@ def relay(request, connection, port, target):
         upstream.sendall("\r\n".join(head).encode() + request.body)
         if upgrade:
             threading.Thread(target=pump, args=(connection.reader.read1, upstream), daemon=True).start()
+        else:
+            # Or the client sends its next request to a connection that is about to be closed.
+            status = b""
+            while not status.endswith(b"\n") and (byte := upstream.recv(1)):
+                status += byte
+            connection.write(status + (b"Connection: close\r\n" if status else b""))
         pump(upstream.recv, connection.client)
     raise Cut
 
