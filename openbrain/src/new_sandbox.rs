@@ -13,7 +13,10 @@ use crate::{
 };
 
 /// How many labels a sandbox may have.
-const MOST_LABELS: usize = 64;
+pub(crate) const MOST_LABELS: usize = 64;
+
+/// Bytes of the longest name, label and value of a label.
+pub(crate) const LONGEST_NAME: usize = 63;
 
 /// A sandbox that stays open, and what everything in it is given.
 ///
@@ -220,7 +223,7 @@ impl NewSandbox {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             let ends = [text.chars().next(), text.chars().last()];
             let ends_well = ends.iter().all(|c| c.is_some_and(|c| c.is_ascii_alphanumeric()));
-            if text.len() > 63 || !text.chars().all(plain) || !ends_well {
+            if text.len() > LONGEST_NAME || !text.chars().all(plain) || !ends_well {
                 return Err(Error::invalid(format!("`{text}` cannot be a name or label"))
                     .with_remedy(
                         "use up to 63 letters, digits, `-`, `_` and `.`, the first and the last a \

@@ -37,7 +37,7 @@ use crate::{
     caller::Caller,
     error::{Error, ErrorKind, Result},
     exec::Exec,
-    new_sandbox::NewSandbox,
+    new_sandbox::{LONGEST_NAME, MOST_LABELS, NewSandbox},
     output,
     process::{self, Facts, Observer, Outcome},
     sandbox::Limits,
@@ -103,7 +103,13 @@ impl Log {
     ) -> Asked {
         let mut asked = self.asked(exec_id, caller, &new.as_exec());
         asked.request.command = None;
-        asked.request.opens = Some(Opens { name: new.name.clone(), labels: new.labels.clone() });
+        // One too long, or one too many, tells why it was refused.
+        let cut = |text: &String| beginning(text, LONGEST_NAME + 1).to_owned();
+        let labels = new.labels.iter().take(MOST_LABELS + 1);
+        asked.request.opens = Some(Opens {
+            name: new.name.as_ref().map(cut),
+            labels: labels.map(|(name, value)| (cut(name), cut(value))).collect(),
+        });
         asked
     }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{Entry, Line, Log, Record, read};
 use crate::{
-    BackendName, Caller, Error, Exec, Isolation, Settings, Surface, output,
+    BackendName, Caller, Error, Exec, Isolation, NewSandbox, Settings, Surface, output,
     process::{self, Facts, Observer},
 };
 
@@ -296,8 +296,11 @@ fn a_record_has_a_bounded_size() {
     let spec = Settings::default().resolve(exec.clone().sandbox()).unwrap();
     let log = place.log(1 << 30, 4);
     drop(log.asked("exec_2", &Caller::default(), &exec).start(&spec).unwrap());
+    let labels = (0..10_000).map(|n| (format!("{n}{}", "k".repeat(1000)), "v".repeat(1000)));
+    let new = NewSandbox { labels: labels.collect(), ..NewSandbox::default() };
+    log.asked_to_open("exec_3", &Caller::default(), &new).refused(&Error::denied("no")).unwrap();
     let text = fs::read_to_string(&place.file).unwrap();
-    assert_eq!(text.lines().count(), 3);
+    assert_eq!(text.lines().count(), 4);
     assert!(text.lines().all(|line| line.len() < 256 << 10));
     let Record::Refused(refused) = &place.records()[0] else { panic!() };
     assert_eq!(refused.request.command_cut.as_ref().unwrap().bytes, 1 << 20);
