@@ -11,7 +11,10 @@ use rmcp::{
 };
 use tokio::time::{Instant, interval_at};
 
-use super::{http::Hangup, session::Session};
+use super::{
+    http::{Hangup, LongBody},
+    session::Session,
+};
 use crate::{rest::guard::Identity, service::Kept};
 
 /// How often a client that wants to know is told that a command goes on.
@@ -47,6 +50,13 @@ impl Call {
             (Some(seen), None) => caller.named(seen),
             (None, Some(client)) => caller.named(client),
             (None, None) => caller,
+        }
+    }
+
+    /// Gives the place of a long body to another request.
+    pub(super) fn let_body_go(&self) {
+        if let Some(body) = self.parts().and_then(|parts| parts.extensions.get::<LongBody>()) {
+            body.let_go();
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     report::{Answer, Page},
     server::Server,
     standing::standing,
-    text::page,
+    text::{page, room},
     tools::{EXEC_INPUT, EXEC_KILL, EXEC_OUTPUT},
 };
 use crate::service::{InputFailure, Kept, Stream};
@@ -51,10 +51,10 @@ impl Server {
         let (offset, most) = (offset.unwrap_or(0), max_bytes.unwrap_or(PAGE).clamp(4, PAGE));
         wait_until(call, wait, more(&kept, stream, offset)).await;
         standing(&kept, |standing| {
-            let slice = kept.read(stream, offset, most as usize);
-            let page =
-                Page { name, offset: slice.offset, bytes: page(slice.bytes), total: slice.total };
-            standing.page(page)
+            let mut slice = kept.read(stream, offset, most as usize);
+            slice.bytes.truncate(room(&slice.bytes, PAGE));
+            let (offset, total) = (slice.offset, slice.total);
+            standing.page(Page { name, offset, bytes: page(slice.bytes), total })
         })
     }
 
@@ -68,7 +68,7 @@ impl Server {
         let kept = self.find(&exec_id)?;
         let written = tokio::select! {
             written = kept.write(data.as_bytes(), eof) => written,
-            () = call.abandoned() => Err(InputFailure::NotRead),
+            () = call.abandoned() => Err(InputFailure::NotRead(0)),
         };
         written.map_err(unwritten)?;
         let end = if eof { ", and the end of the input" } else { "" };
@@ -139,8 +139,9 @@ fn unwritten(failure: InputFailure) -> Failure {
         InputFailure::NoPipe => Failure::invalid("the command was not started with an open input")
             .with_remedy("start it with `\"stdin\": {\"pipe\": true}`"),
         InputFailure::Closed => Failure::invalid("the input of the command is closed"),
-        InputFailure::NotRead => {
-            Failure::exhausted("the command does not read; part of the input may have reached it")
+        InputFailure::NotRead(written) => {
+            Failure::exhausted(format!("the command does not read: {written} bytes were written"))
+                .with_remedy("send the rest when it reads, or end the command")
         }
     }
 }

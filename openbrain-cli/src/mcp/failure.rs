@@ -4,6 +4,8 @@ use openbrain::ErrorKind;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::service::{IN_THE_LOG, is_own};
+
 /// The longest message or remedy: either may quote what the caller sent.
 const LONGEST: usize = 2000;
 
@@ -70,7 +72,11 @@ impl Failure {
 }
 
 impl From<&openbrain::Error> for Failure {
+    /// What the library says, except for what only the log of the server should.
     fn from(error: &openbrain::Error) -> Self {
+        if is_own(error) {
+            return Self::new(error.kind(), IN_THE_LOG);
+        }
         Self {
             code: error.code().into(),
             message: error.to_string(),

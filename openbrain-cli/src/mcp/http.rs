@@ -8,8 +8,9 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{body::Body, response::IntoResponse};
@@ -18,7 +19,10 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use openbrain::settings::{Listen, ServerSettings};
+use openbrain::{
+    Settings,
+    settings::{Approval, Listen, ServerSettings},
+};
 use rmcp::{
     model::ProtocolVersion,
     transport::{
@@ -26,12 +30,16 @@ use rmcp::{
         streamable_http_server::session::local::LocalSessionManager,
     },
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::server::{Core, Server};
+use super::{
+    approval,
+    server::{Core, Server},
+};
 use crate::{
     rest::{
-        body::Reader,
+        body::{Read, Reader},
         problem::{Code, Problem},
     },
     service::Service,
@@ -39,6 +47,9 @@ use crate::{
 
 /// Sessions at once, of clients of revisions before 2026-07-28.
 const MOST_SESSIONS: usize = 1000;
+
+/// What a call may take beside what it waits for.
+const MARGIN: Duration = Duration::from_secs(5);
 
 const SESSION_ID: &str = "mcp-session-id";
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -56,6 +67,11 @@ pub(crate) struct Mcp {
 /// Told when the response stream of a request is closed.
 #[derive(Clone, Debug)]
 pub(super) struct Hangup(CancellationToken);
+
+/// The place that a request with a long body takes up: as long as what was made of the body is in memory,
+/// or until it is let go.
+#[derive(Clone, Debug)]
+pub(super) struct LongBody(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
 /// A response whose stream tells when it is dropped before its end.
 struct Watched {
@@ -76,8 +92,7 @@ pub(crate) async fn service(
     let core = Core::new(Arc::clone(service)).await?;
     let settings = &service.settings().server;
     let mut sessions = LocalSessionManager::default();
-    // As long as a command that has ended is remembered.
-    sessions.session_config.keep_alive = Some(settings.keep);
+    sessions.session_config.keep_alive = Some(keep_alive(service.settings()));
     let sessions = Arc::new(sessions);
     let made = Arc::clone(&core);
     let inner = StreamableHttpService::new(
@@ -87,6 +102,16 @@ pub(crate) async fn service(
     );
     let bodies = Arc::new(Reader::new(settings.max_body));
     Ok(Mcp { inner, sessions, bodies, core })
+}
+
+/// How long a session is there without a sign of its client: as long as a command that has ended is
+/// remembered, and longer than the client may have to wait for an answer.
+fn keep_alive(settings: &Settings) -> Duration {
+    let longest = match settings.security.approval {
+        Approval::Never => settings.server.yield_after,
+        Approval::Direct => settings.server.yield_after + approval::PATIENCE,
+    };
+    settings.server.keep.max(longest + MARGIN)
 }
 
 fn config(settings: &ServerSettings, listening: &Listen) -> StreamableHttpServerConfig {
@@ -130,6 +155,13 @@ fn with_port(origin: &str) -> String {
     }
 }
 
+impl LongBody {
+    /// Gives the place to another request.
+    pub(super) fn let_go(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 impl Mcp {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         self.try_answer(request).await.unwrap_or_else(IntoResponse::into_response)
@@ -140,8 +172,9 @@ impl Mcp {
         let session = text(&parts.headers, SESSION_ID).map(str::to_owned);
         self.check_room(&parts, session.is_none()).await?;
         // rmcp waits for bodies without a bound in time, and holds any number of long ones.
-        let read = self.bodies.read(&parts.headers, body).await?;
-        let mut request = Request::from_parts(parts, Body::from(read.bytes.clone()));
+        let Read { bytes, place } = self.bodies.read(&parts.headers, body).await?;
+        let mut request = Request::from_parts(parts, Body::from(bytes));
+        request.extensions_mut().insert(LongBody(Arc::new(Mutex::new(place))));
         let resumes = request.headers().contains_key(LAST_EVENT_ID);
         let method = request.method().clone();
         if let (&Method::GET, Some(id), true) = (&method, &session, resumes) {
@@ -151,7 +184,6 @@ impl Mcp {
         let hangup = CancellationToken::new();
         request.extensions_mut().insert(Hangup(hangup.clone()));
         let mut response = self.inner.handle(request).await;
-        drop(read);
         let deleted = method == Method::DELETE && response.status().is_success();
         if let (Some(id), true) = (&session, deleted) {
             self.core.sessions().end(id);

@@ -182,7 +182,8 @@ fn understand(line: &[u8]) -> Line {
         return Line::Wrong(ErrorData::parse_error(format!("no JSON: {error}"), None), None);
     };
     let id = value.get("id").cloned().and_then(|id| serde_json::from_value(id).ok());
-    let is_notification = id.is_none() && value.get("method").is_some_and(Value::is_string);
+    let is_notification =
+        value.get("id").is_none() && value.get("method").is_some_and(Value::is_string);
     if is_notification {
         return Line::Nothing;
     }

@@ -14,7 +14,7 @@ use super::{
     sandbox_report::{self, Part, SandboxAnswer},
     sandbox_tools::{CREATE_SANDBOX, END_SANDBOX, LIST_FILES, READ_FILE, WRITE_FILE},
     server::Server,
-    text::page,
+    text::{page, room},
 };
 use crate::service::OpenSandbox;
 
@@ -88,9 +88,10 @@ impl Server {
             Ok(bytes)
         });
         let mut bytes = read.await?;
-        let goes_on = bytes.len() as u64 > most;
+        let room = room(&bytes, PAGE).min(most as usize);
+        let goes_on = bytes.len() > room;
         if goes_on {
-            bytes.truncate(most as usize);
+            bytes.truncate(room);
             bytes = page(bytes);
         }
         Ok(sandbox_report::read(&sandbox_id, Part { path, offset, bytes, goes_on }))

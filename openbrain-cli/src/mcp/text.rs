@@ -219,6 +219,15 @@ fn whole_end(bytes: &[u8]) -> &[u8] {
     }
 }
 
+/// How many bytes have room in `most` characters of an answer, roughly; never less than one character.
+pub(super) fn room(bytes: &[u8], most: u64) -> usize {
+    let widths = bytes.iter().scan(0, |used, byte| {
+        *used += width(char::from(*byte)) as u64;
+        Some(*used)
+    });
+    widths.take_while(|used| *used <= most).count().max(char::MAX.len_utf8())
+}
+
 /// The bytes without an incomplete character at the end, which the next page begins with; all of
 /// them when there is nothing else, so that every page gets further.
 pub(super) fn page(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -237,7 +246,7 @@ fn whole_start(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Excerpt, Pieces, lossy, page, plain, share, whole_end};
+    use super::{Excerpt, Pieces, lossy, page, plain, room, share, whole_end};
 
     fn whole(text: &str) -> Pieces {
         let (head, total) = (text.as_bytes().to_vec(), text.len() as u64);
@@ -249,6 +258,15 @@ mod tests {
         assert_eq!(page("aé".as_bytes()[..2].to_vec()), b"a");
         assert_eq!(page(vec![0xe2, 0x82]), [0xe2, 0x82]);
         assert_eq!(page(vec![0xff]), [0xff]);
+    }
+
+    #[test]
+    fn what_json_writes_longer_needs_more_room() {
+        for (bytes, expected) in
+            [(&b"fifteen bytes or more"[..], 15), (b"a\0\nb\0c\0\0\0", 5), (&[0; 9], 4)]
+        {
+            assert_eq!(room(bytes, 15), expected, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Reader {
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) bytes: Bytes,
-    _place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 impl Reader {
@@ -67,7 +67,7 @@ impl Reader {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Read { bytes: bytes.into(), _place: place })
+        Ok(Read { bytes: bytes.into(), place })
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit> {

@@ -104,10 +104,11 @@ fn no_input(failure: InputFailure, kept: &Kept) -> Problem {
         InputFailure::Closed => {
             Problem::new(Code::InputClosed, "the command has closed its input, or has ended")
         }
-        InputFailure::NotRead => Problem::new(
+        InputFailure::NotRead(written) => Problem::new(
             Code::InputNotRead,
-            "the command does not read its input; a part of these bytes may have reached it",
-        ),
+            format!("the command does not read its input: {written} of these bytes were written"),
+        )
+        .remedy("send the rest when it reads, or end the command"),
     };
     problem.of_exec(kept.exec_id())
 }

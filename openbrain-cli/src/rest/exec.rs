@@ -46,15 +46,15 @@ pub(super) async fn answer(
     check(&exec)?;
     let attached = app.service.attach(exec, caller, within.as_deref()).await?;
     drop(body);
-    let exec_id = attached.exec_id().to_owned();
+    let (exec_id, room) = (attached.exec_id().to_owned(), &app.answers);
     let mut response = match wanted {
         Wanted::Json => {
             let ended = attached.wait().await;
             let (output, place) = ended.map_err(|error| Problem::from(error).of_exec(&exec_id))?;
             json_holding(StatusCode::OK, &output, place)
         }
-        Wanted::Events => stream::response(None, Source::attached(attached), Writing::Events),
-        Wanted::Lines => stream::response(None, Source::attached(attached), Writing::Lines),
+        Wanted::Events => stream::response(None, Source::attached(attached), Writing::Events, room),
+        Wanted::Lines => stream::response(None, Source::attached(attached), Writing::Lines, room),
     };
     insert(response.headers_mut(), EXEC_ID, &exec_id);
     Ok(response)

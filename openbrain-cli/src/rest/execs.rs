@@ -140,6 +140,7 @@ pub(super) async fn get(State(app): State<App>, Named(kept): Named) -> Result<Re
 
 /// Tells what happens to a command, from the beginning or from a record on.
 pub(super) async fn events(
+    State(app): State<App>,
     Named(kept): Named,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
@@ -156,7 +157,7 @@ pub(super) async fn events(
     if over && first.is_none() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    Ok(stream::response(first, source, writing))
+    Ok(stream::response(first, source, writing, &app.answers))
 }
 
 /// What a client has seen before it lost the connection. It wins over the URL, which is the one of

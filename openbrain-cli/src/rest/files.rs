@@ -17,7 +17,7 @@ use super::{
     execs::within,
     problem::{Problem, Result},
     state::{App, NamedSandbox, Query},
-    view::{BYTES, download, json},
+    view::{BYTES, download, json, json_holding},
 };
 use crate::file_view::FileView;
 
@@ -191,10 +191,10 @@ pub(super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Response> {
     let limit = within("limit", query.limit, ENTRIES, MOST_ENTRIES)?;
-    let _place = app.service.enter().await?;
+    let place = app.service.enter().await?;
     let found = open.sandbox().files().find(&query.path, query.pattern.as_deref(), limit).await?;
     let files = found.entries.iter().map(FileView::of).collect();
-    Ok(json(StatusCode::OK, &FileList { files, truncated: found.truncated }))
+    Ok(json_holding(StatusCode::OK, &FileList { files, truncated: found.truncated }, place))
 }
 
 /// Makes a directory and those above it.

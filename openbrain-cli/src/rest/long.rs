@@ -45,6 +45,13 @@ impl Default for Room {
 }
 
 impl Room {
+    /// A place for a part of an answer, if it needs one, whenever there is one: those who have one must
+    /// take their answers in time.
+    pub(super) async fn turn(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        // Nobody closes the semaphore.
+        if bytes <= SHORT { None } else { Arc::clone(&self.0).acquire_owned().await.ok() }
+    }
+
     /// A place for an answer of about so many bytes, if it needs one.
     pub(super) async fn place(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>> {
         if bytes <= SHORT {

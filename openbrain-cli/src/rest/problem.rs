@@ -12,7 +12,7 @@ use openbrain::{Error, ErrorKind};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::service::Refusal;
+use crate::service::{IN_THE_LOG, Refusal, is_own};
 
 /// The content type of every failure.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -347,13 +347,11 @@ impl Problem {
 }
 
 impl From<&Error> for Problem {
-    /// What the library says, except for its own failures and those of the settings: these may tell
-    /// of the server what only its log should.
+    /// What the library says, except for what only the log of the server should.
     fn from(error: &Error) -> Self {
         let code = Code::of(error.kind());
-        if matches!(code, Code::Internal | Code::InvalidSettings) {
-            tracing::error!(error = ?error, "a request failed");
-            return Self::new(code, "the log of the server says more");
+        if is_own(error) {
+            return Self::new(code, IN_THE_LOG);
         }
         let mut problem = Self::new(code, error.to_string());
         if code == Code::FileFailed {

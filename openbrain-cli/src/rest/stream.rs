@@ -18,9 +18,10 @@ use tokio::time::timeout;
 
 use super::{
     accept::{EVENT_STREAM, NDJSON},
+    long::Room,
     problem::{Form, Problem},
 };
-use crate::service::{Attached, Item, Kept};
+use crate::service::{Attached, Item, Kept, cost_of};
 
 /// After how long without a record a comment tells that somebody is still there.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -97,7 +98,6 @@ pub(super) struct Live {
 pub(super) struct Past {
     kept: Arc<Kept>,
     seq: u64,
-    over: bool,
 }
 
 impl Source {
@@ -109,7 +109,7 @@ impl Source {
 
     /// The records of a command after this one.
     pub(super) fn kept(kept: Arc<Kept>, after: u64) -> Self {
-        Self::Kept(Past { kept, seq: after, over: false })
+        Self::Kept(Past { kept, seq: after })
     }
 
     /// The next record. Dropping the future loses nothing.
@@ -147,17 +147,11 @@ impl Live {
 
 impl Past {
     async fn next(&mut self) -> Option<Line> {
-        if self.over {
-            return None;
-        }
-        let Some(item) = self.kept.event_after(self.seq).await else {
-            self.over = true;
-            return match self.kept.outcome()?.as_ref() {
-                Ok(_) => None,
-                Err(error) => Some(Line::lost(self.seq.saturating_add(1), error)),
-            };
-        };
-        Some(match item {
+        Some(match self.kept.event_after(self.seq).await? {
+            Item::Lost { seq, result } => {
+                self.seq = seq;
+                Line::lost(seq, result.as_ref().as_ref().err()?)
+            }
             Item::Record(record) => {
                 self.seq = record.seq;
                 Line::Record(record)
@@ -182,6 +176,13 @@ impl Line {
             Self::Record(record) => record.seq,
             Self::Note(note) => note.seq,
         }
+    }
+
+    /// About how long it is beside a piece of output, in bytes.
+    fn length(&self) -> u64 {
+        let Self::Record(record) = self else { return 0 };
+        let RecordKind::Ended { result } = &record.kind else { return 0 };
+        result.changes.as_ref().map_or(0, cost_of)
     }
 
     /// The `type` in the JSON.
@@ -218,14 +219,26 @@ impl Line {
 }
 
 /// A response that goes on as long as there are records, beginning with this one if it is known.
-pub(super) fn response(first: Option<Line>, source: Source, writing: Writing) -> Response {
-    let first = first.map(|line| line.write(writing));
-    let stream = unfold((first, source), move |(first, mut source)| async move {
-        let bytes = match first {
-            Some(bytes) => bytes,
-            None => next(&mut source, writing).await?,
-        };
-        Some((Ok::<_, Infallible>(bytes), (None, source)))
+pub(super) fn response(
+    first: Option<Line>,
+    source: Source,
+    writing: Writing,
+    room: &Room,
+) -> Response {
+    let room = room.clone();
+    let stream = unfold((first, source, None), move |(first, mut source, place)| {
+        let room = room.clone();
+        async move {
+            // The connection has taken the record before.
+            drop(place);
+            let line = match first {
+                Some(line) => Some(line),
+                None => next(&mut source, writing).await?,
+            };
+            let place = room.turn(line.as_ref().map_or(0, Line::length)).await;
+            let bytes = line.map_or(Bytes::from_static(COMMENT), |line| line.write(writing));
+            Some((Ok::<_, Infallible>(bytes), (None, source, place)))
+        }
     });
     let mut response = Response::new(Body::from_stream(stream));
     let content_type = match writing {
@@ -243,13 +256,13 @@ pub(super) fn response(first: Option<Line>, source: Source, writing: Writing) ->
     response
 }
 
-/// The next record as it is written, or a comment where the form has comments and nothing happens.
-async fn next(source: &mut Source, writing: Writing) -> Option<Bytes> {
+/// The next record, or none for a comment where the form has comments and nothing happens.
+async fn next(source: &mut Source, writing: Writing) -> Option<Option<Line>> {
     match writing {
-        Writing::Lines => Some(source.next().await?.write(writing)),
+        Writing::Lines => Some(Some(source.next().await?)),
         Writing::Events => match timeout(SILENCE, source.next()).await {
-            Ok(line) => Some(line?.write(writing)),
-            Err(_) => Some(Bytes::from_static(COMMENT)),
+            Ok(line) => Some(Some(line?)),
+            Err(_) => Some(None),
         },
     }
 }

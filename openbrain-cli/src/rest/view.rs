@@ -111,8 +111,9 @@ pub(super) async fn standing(
     status: StatusCode,
     kept: &Kept,
 ) -> problem::Result<Response> {
-    let progress = kept.progress();
-    let place = room.place(progress.stdout + progress.stderr).await?;
+    // As long as it runs there is no result.
+    let length = if kept.progress().ended { kept.cost() } else { 0 };
+    let place = room.place(length).await?;
     Ok(json_holding(status, &ExecView::of(kept), place))
 }
 

@@ -25,6 +25,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Gate {
     places: Arc<Semaphore>,
+    size: u32,
     waiting: AtomicUsize,
     queue: usize,
 }
@@ -36,6 +37,7 @@ impl Gate {
     pub(super) fn new(places: u32, queue: u32) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places as usize)),
+            size: places,
             waiting: AtomicUsize::new(0),
             queue: queue as usize,
         }
@@ -56,6 +58,11 @@ impl Gate {
         let place = Arc::clone(&self.places).acquire_owned();
         // A closed semaphore is the same to the caller as one without a free place.
         timeout(PATIENCE, place).await.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+
+    /// Waits until every place is free.
+    pub(super) async fn none(&self) {
+        let _all = self.places.acquire_many(self.size).await;
     }
 
     fn queue_up(&self) -> Option<Waiting<'_>> {

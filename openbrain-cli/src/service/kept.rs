@@ -34,8 +34,9 @@ const LONGEST_RECORD: usize = 16 << 10;
 /// How many characters are shown of a command, all of its words together.
 const LONGEST_SHOWN: usize = 1000;
 
-/// How long input waits for a command that does not read it.
+/// How long input waits for a command that does not read it, and how long all of it may take.
 const INPUT_PATIENCE: Duration = Duration::from_secs(30);
+const INPUT_WHOLE: Duration = Duration::from_secs(300);
 
 /// A command that goes on without its request.
 pub(crate) struct Kept {
@@ -56,17 +57,17 @@ pub(crate) struct Kept {
 /// What is remembered of its output and its end.
 struct Memory {
     logs: [Log; 2],
+    /// Number of the last record.
+    last: u64,
     end: Option<End>,
 }
 
 /// How it ended.
 enum End {
     /// With a last record, whose result has no streams: they are in the logs.
-    Output {
-        record: Arc<Record>,
-        cost: u64,
-    },
-    Lost(Arc<openbrain::Result<Output>>),
+    Output { record: Arc<Record>, cost: u64 },
+    /// Without one; the loss has the number that it would have had.
+    Lost { seq: u64, result: Arc<openbrain::Result<Output>> },
 }
 
 /// A stream of a command.
@@ -99,6 +100,13 @@ pub(crate) enum Item {
         /// The last of them.
         to_seq: u64,
     },
+    /// The command was lost: there is no error without one.
+    Lost {
+        /// The number after that of the last record.
+        seq: u64,
+        /// An error.
+        result: Arc<openbrain::Result<Output>>,
+    },
 }
 
 /// Why input did not reach the command.
@@ -108,8 +116,8 @@ pub(crate) enum InputFailure {
     NoPipe,
     /// Its standard input is closed.
     Closed,
-    /// It does not read; part of the input may be on its way.
-    NotRead,
+    /// It does not read, or too slowly: of the input, so many bytes were written.
+    NotRead(u64),
 }
 
 /// What is shown of a request: nothing that may be secret, such as variables and the input, and no
@@ -177,6 +185,30 @@ pub(super) async fn drive(
     shelf.ended(kept.exec_id.clone());
 }
 
+/// Writes it all, and counts.
+async fn write_all(
+    writer: &mut ChildStdin,
+    bytes: &[u8],
+    written: &mut u64,
+) -> Result<(), InputFailure> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        match timeout(INPUT_PATIENCE, writer.write(left)).await {
+            Err(_) => return Err(InputFailure::NotRead(*written)),
+            Ok(Ok(0) | Err(_)) => return Err(InputFailure::Closed),
+            Ok(Ok(more)) => {
+                *written += more as u64;
+                left = &left[more..];
+            }
+        }
+    }
+    match timeout(INPUT_PATIENCE, writer.flush()).await {
+        Err(_) => Err(InputFailure::NotRead(*written)),
+        Ok(Err(_)) => Err(InputFailure::Closed),
+        Ok(Ok(())) => Ok(()),
+    }
+}
+
 /// The event in records that are not too long.
 fn pieces(event: Event) -> Vec<Event> {
     let cut = |bytes: Vec<u8>, kind: fn(Vec<u8>) -> Event| {
@@ -210,7 +242,11 @@ impl Kept {
             isolation: process.isolation().clone(),
             handle: process.handle(),
             stdin: AsyncMutex::new(process.take_stdin()),
-            memory: Mutex::new(Memory { logs: [Log::new(cost), Log::new(cost)], end: None }),
+            memory: Mutex::new(Memory {
+                logs: [Log::new(cost), Log::new(cost)],
+                last: 0,
+                end: None,
+            }),
             progress: watch::Sender::default(),
         }
     }
@@ -306,16 +342,13 @@ impl Kept {
         if self.exec.stdin != Stdin::Pipe {
             return Err(InputFailure::NoPipe);
         }
-        let mut stdin = self.stdin.lock().await;
+        let waited = timeout(INPUT_PATIENCE, self.stdin.lock()).await;
+        let mut stdin = waited.map_err(|_| InputFailure::NotRead(0))?;
         let writer = stdin.as_mut().ok_or(InputFailure::Closed)?;
-        let written = timeout(INPUT_PATIENCE, async {
-            writer.write_all(bytes).await?;
-            writer.flush().await
-        });
-        let result = match written.await {
-            Err(_) => Err(InputFailure::NotRead),
-            Ok(Err(_)) => Err(InputFailure::Closed),
-            Ok(Ok(())) => Ok(()),
+        let mut written = 0;
+        let result = match timeout(INPUT_WHOLE, write_all(writer, bytes, &mut written)).await {
+            Err(_) => Err(InputFailure::NotRead(written)),
+            Ok(result) => result,
         };
         if all || result == Err(InputFailure::Closed) {
             stdin.take();
@@ -333,8 +366,8 @@ impl Kept {
         self.handle.cancel();
     }
 
-    /// What its output costs.
-    pub(super) fn cost(&self) -> u64 {
+    /// What its output and its end cost.
+    pub(crate) fn cost(&self) -> u64 {
         self.memory().cost()
     }
 
@@ -349,7 +382,10 @@ impl Kept {
     }
 
     fn lose(&self, error: openbrain::Error) {
-        self.memory().end = Some(End::Lost(Arc::new(Err(error))));
+        let mut memory = self.memory();
+        let seq = memory.last + 1;
+        memory.end = Some(End::Lost { seq, result: Arc::new(Err(error)) });
+        drop(memory);
         self.tell();
     }
 
@@ -368,7 +404,7 @@ impl Memory {
     fn cost(&self) -> u64 {
         let end = match &self.end {
             Some(End::Output { cost, .. }) => *cost,
-            Some(End::Lost(_)) | None => 0,
+            Some(End::Lost { .. }) | None => 0,
         };
         self.logs.iter().map(Log::cost).sum::<u64>() + end
     }
@@ -376,7 +412,7 @@ impl Memory {
     /// How it ended, without its streams.
     fn end(&self) -> Option<Arc<openbrain::Result<Output>>> {
         match self.end.as_ref()? {
-            End::Lost(result) => Some(Arc::clone(result)),
+            End::Lost { result, .. } => Some(Arc::clone(result)),
             End::Output { record, .. } => match &record.kind {
                 RecordKind::Ended { result } => Some(Arc::new(Ok(Output::clone(result)))),
                 RecordKind::Stdout(_) | RecordKind::Stderr(_) => None,
@@ -387,6 +423,7 @@ impl Memory {
     /// Adds a record, and tells what that costs.
     fn add(&mut self, record: Record) -> i64 {
         let before = self.cost() as i64;
+        self.last = record.seq;
         let record = Arc::new(record);
         let (stream, data) = match &record.kind {
             RecordKind::Stdout(data) => (Stream::Stdout, data),
@@ -415,7 +452,14 @@ impl Memory {
             Some(End::Output { record, .. }) if record.seq > seq => Some(record),
             _ => None,
         };
-        let next = streams.chain(last).min_by_key(|record| record.seq)?;
+        let Some(next) = streams.chain(last).min_by_key(|record| record.seq) else {
+            return match &self.end {
+                Some(End::Lost { seq: end, result }) if *end > seq => {
+                    Some(Item::Lost { seq: *end, result: Arc::clone(result) })
+                }
+                _ => None,
+            };
+        };
         Some(match next.seq {
             next_seq if next_seq > seq + 1 => Item::Gap { from_seq: seq + 1, to_seq: next_seq - 1 },
             _ => Item::Record(Arc::clone(next)),
@@ -424,7 +468,7 @@ impl Memory {
 }
 
 /// What a report of changes costs, roughly.
-fn cost_of(changes: &Changes) -> u64 {
+pub(crate) fn cost_of(changes: &Changes) -> u64 {
     let texts = changes.entries.iter().map(|change| {
         let paths = [Some(&change.path), change.target.as_ref(), change.hard_link_to.as_ref()];
         let paths = paths.into_iter().flatten().map(|path| path.as_os_str().len()).sum::<usize>();

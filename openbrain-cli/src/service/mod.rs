@@ -11,7 +11,7 @@ mod shelf;
 
 use std::{sync::Arc, time::Duration};
 
-use openbrain::{Caller, Engine, Event, Exec, NewSandbox, Output, Process, Settings};
+use openbrain::{Caller, Engine, ErrorKind, Event, Exec, NewSandbox, Output, Process, Settings};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout},
@@ -26,10 +26,13 @@ use self::{
     shelf::Shelf,
 };
 pub(crate) use self::{
-    kept::{InputFailure, Item, Kept, Stream},
+    kept::{InputFailure, Item, Kept, Stream, cost_of},
     metrics::Metrics,
     sandboxes::OpenSandbox,
 };
+
+/// What callers are told of a failure that [is the server's own](is_own).
+pub(crate) const IN_THE_LOG: &str = "the log of the server says more";
 
 /// How long killed commands have to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(3);
@@ -213,11 +216,11 @@ impl Service {
         }
     }
 
-    /// Ends the service: nothing more is started, running commands have some time to end by
-    /// themselves, and are killed then with all sandboxes.
+    /// Ends the service: nothing more is started, running commands and work on files have some time to
+    /// end by themselves, and are killed then with all sandboxes.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
-        let drained = timeout(self.settings().server.drain, self.running.none());
+        let drained = timeout(self.settings().server.drain, self.gate.none());
         tokio::select! {
             _ = drained => {}
             () = self.killed.cancelled() => {}
@@ -280,6 +283,16 @@ impl Service {
     }
 }
 
+/// Whether a failure is the server's own or that of its settings: what there is to say of it may tell
+/// callers of the server what they need not know, and goes to its log.
+pub(crate) fn is_own(error: &openbrain::Error) -> bool {
+    let own = matches!(error.kind(), ErrorKind::Internal | ErrorKind::InvalidSettings);
+    if own {
+        tracing::error!(error = ?error, "a request failed");
+    }
+    own
+}
+
 impl Refusal {
     /// The stable, machine-readable name.
     pub(crate) fn code(&self) -> &'static str {
@@ -298,7 +311,8 @@ impl Attached {
 
     /// Waits for the next event; a command whose events nobody takes waits too.
     pub(crate) async fn next_event(&mut self) -> openbrain::Result<Option<Event>> {
-        let event = self.process.next_event().await?;
+        let event = self.process.next_event().await;
+        let event = event.inspect_err(|error| self.active.lost(error))?;
         if let Some(Event::Ended(output)) = &event {
             self.active.ended(output);
         }
@@ -309,7 +323,7 @@ impl Attached {
     /// up the place of its command.
     pub(crate) async fn wait(self) -> openbrain::Result<(Output, Finished)> {
         let Self { process, mut active } = self;
-        let output = process.wait().await?;
+        let output = process.wait().await.inspect_err(|error| active.lost(error))?;
         active.ended(&output);
         Ok((output, Finished { _active: active }))
     }

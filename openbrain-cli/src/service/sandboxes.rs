@@ -95,7 +95,7 @@ impl Sandboxes {
 
     /// Those of a caller, the newest first.
     pub(super) fn of(&self, caller: &Caller) -> Vec<Arc<OpenSandbox>> {
-        let is_theirs = |open: &&Arc<OpenSandbox>| open.caller.name == caller.name;
+        let is_theirs = |open: &&Arc<OpenSandbox>| open.caller == *caller;
         let mut found: Vec<_> = self.lock().values().filter(is_theirs).cloned().collect();
         found.sort_by_key(|open| std::cmp::Reverse(open.created_at));
         found

@@ -49,6 +49,7 @@ async fn events_go_on_after_a_gap_and_end() {
                 assert_eq!(from_seq, seq + 1);
                 (seq, gaps) = (to_seq, gaps + 1);
             }
+            Item::Lost { .. } => panic!("the command was lost"),
             Item::Record(record) => {
                 assert_eq!(record.seq, seq + 1);
                 seq = record.seq;

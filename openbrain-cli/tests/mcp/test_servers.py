@@ -94,6 +94,9 @@ async def test_a_wrong_line_is_answered_and_no_end(home):
     with Pipes(home) as pipes:
         answer = pipes.ask("{ not json")
         assert answer["error"]["code"] == -32700
+        for no_id in [None, 1.5, {}]:
+            answer = pipes.ask({"jsonrpc": "2.0", "id": no_id, "method": "tools/list"})
+            assert answer["error"]["code"] == -32600
         answer = pipes.ask({"jsonrpc": "2.0", "id": 3, "method": "no/such"})
         assert answer["error"]["code"] == -32601
         answer = pipes.ask(pipes.call("echo on"))
@@ -294,12 +297,18 @@ async def test_a_call_that_is_under_way_is_answered_when_the_server_is_asked_to_
 
 
 async def test_a_session_that_is_silent_for_too_long_ends_with_everything_in_it(home):
-    home.settings("server:\n  keep_seconds: 1\n")
+    home.settings("server:\n  keep_seconds: 0.1\n  yield_seconds: 0.1\n")
     started = home.path / "pid"
     command = f"setsid sleep 1000 & echo $! > {started}; wait"
     with home.serve() as (address, _), Session(address) as session:
         assert session.result("exec_command", command=command, background=True)["exec_id"]
         await gone(int(await appears(started)))
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_silent(home):
+    home.settings("server:\n  keep_seconds: 0.2\n")
+    with home.serve() as (address, _), Session(address) as session:
+        assert session.result("exec_command", command="sleep 3; echo on")["stdout"] == "on\n"
 
 
 async def test_the_handle_comes_when_the_settings_say(home):

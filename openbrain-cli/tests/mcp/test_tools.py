@@ -4,11 +4,12 @@ The client checks each structured result against the output schema of its tool.
 """
 
 import json
+import subprocess
 
 import anyio
 import pytest
 
-from conftest import Reach, appears, gone
+from conftest import OPENBRAIN, Reach, appears, gone
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +71,24 @@ async def test_hints_are_milder_where_nothing_can_be_harmed(reach):
         result = await client.call_tool("exec_command", {"command": "true", "sandbox": False})
         assert result.is_error
         assert "security.allow_direct" in text(result)
+    log = subprocess.run(
+        [OPENBRAIN, "audit", "--json", "--surface", "mcp"],
+        env=reach.home.env,
+        cwd=reach.home.path,
+        capture_output=True,
+        check=True,
+    )
+    refused = [json.loads(line) for line in log.stdout.splitlines() if b'"refused"' in line]
+    assert [record["error"]["code"] for record in refused] == ["policy_denied"]
+
+
+async def test_what_fails_inside_is_told_to_the_log_alone(reach):
+    reach.home.settings("audit:\n  file: /proc/none/audit.jsonl\n")
+    async with reach.client() as client:
+        result = await client.call_tool("exec_command", {"command": "true"})
+        assert result.is_error
+        assert "the log of the server says more" in text(result)
+        assert "/proc/none" not in text(result)
 
 
 async def test_what_cannot_be_run_is_an_error_that_helps(reach):

@@ -155,12 +155,19 @@ fn a_sandbox_ends_with_everything_in_it() {
     let command = json!({ "command": format!("exec sleep {number}") }).to_string();
     let kept = server.post(&format!("{path}/execs"), command).status(202);
     let watched = Watched::eventually(&["sleep", &number]);
+    let mut attached = stream(&server, &path, "echo begun; exec sleep 1000");
+    assert_eq!(attached.record()["data"], "begun\n");
     server.ask(&format!("DELETE {path}"), &[], "").status(204);
     watched.wait();
+    assert_eq!(attached.record()["error"]["code"], "sandbox_lost");
+    let lost = r#"openbrain_execs_total{surface="rest",backend="embedded",status="sandbox_lost"}"#;
+    assert_eq!(server.figure(lost), 2.0);
     let exec = kept.header("location").unwrap();
     let events = server.ask(&format!("GET {exec}/events"), &[LINES], "").status(200).text();
     let last: Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
     assert_eq!((&last["type"], &last["error"]["code"]), (&json!("error"), &json!("sandbox_lost")));
+    let after = format!("Last-Event-ID: {}", last["seq"]);
+    server.ask(&format!("GET {exec}/events"), &[&after], "").status(204);
 }
 
 #[test]
@@ -595,13 +602,37 @@ fn callers_at_once_have_no_more_than_there_may_be() {
     assert_eq!(server.figure("openbrain_sandboxes"), 0.0);
 }
 
-/// Neither a file that is on its way nor its client holds the server up.
+/// Work on files is waited for as commands are.
+#[test]
+fn a_file_that_is_on_its_way_arrives_before_the_end() {
+    if !sandboxes() {
+        return;
+    }
+    let mut server = Server::with("server:\n  drain_seconds: 60\n");
+    let path = create(&server, json!({}));
+    let name = format!("/tmp/arrives-{}", std::process::id());
+    let (mut client, mut idle) = (server.connect(), server.connect());
+    idle.send("GET /health", server.host(), &[], b"");
+    idle.reply().status(200);
+    client.raw(format!(
+        "PUT {path}/files?path={name} HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\n\r\non",
+        server.host()
+    ));
+    let _work = Watched::eventually(&["/proc/self/exe", "files", "write", &name]);
+    server.signal(Signal::TERM);
+    assert!(idle.is_closed());
+    client.raw("ce");
+    client.reply().status(204);
+    assert_eq!(server.end(), Some(0), "{}", server.said());
+}
+
+/// Neither a file that is on its way nor its client holds the server up for longer than that.
 #[test]
 fn a_server_ends_though_a_file_is_on_its_way() {
     if !sandboxes() {
         return;
     }
-    let mut server = Server::start();
+    let mut server = Server::with("server:\n  drain_seconds: 0.2\n");
     let path = create(&server, json!({}));
     let name = format!("/tmp/on-its-way-{}", std::process::id());
     let mut client = server.connect();
