@@ -95,10 +95,11 @@ impl<'a> Applying<'a> {
             Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
             Err(error) => Err(error),
         };
-        outcome.map_err(|error| (item.change.path.clone(), error))?;
+        // One that got its name back has another time, too.
         if let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory) {
             self.hosts[item.mount].unlinked.insert(before.inode);
         }
+        outcome.map_err(|error| (item.change.path.clone(), error))?;
         self.done.insert(index);
         self.applied.paths.push(item.change.path.clone());
         Ok(())
@@ -125,6 +126,10 @@ impl<'a> Applying<'a> {
         let parent = host.parent(&item.path)?;
         let temporary = temporary_name()?;
         let made = self.build(item, parent.as_fd(), &temporary).and_then(|made| {
+            // Copying may have taken long.
+            if !self.hosts[item.mount].is_unchanged(item)? {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
             put_in_place(parent.as_fd(), &temporary, item)?;
             Ok(made)
         });
