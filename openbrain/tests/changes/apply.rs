@@ -143,6 +143,18 @@ fn links_of_the_host_do_not_hold_each_other_up() {
     }
 }
 
+/// An ordinary user has to let itself in, which is no change of the host's.
+#[test]
+fn read_only_directories_are_deleted_and_replaced() {
+    let host = Host::with(&[("gone/a/x", "x"), ("gone/y", "y"), ("file/z", "z"), ("kept/k", "k")]);
+    for path in ["gone/a", "gone", "file", "kept"] {
+        fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    host.apply(
+        "chmod -R u+w .; rm -r gone file; echo f > file; echo n > kept/n; rm kept/k; chmod 555 kept",
+    );
+}
+
 #[test]
 fn a_host_that_moved_on_is_left_alone() {
     type Change = fn(&Host);

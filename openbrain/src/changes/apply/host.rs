@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use super::{
     super::{
         EntryKind,
-        folder::{Fingerprint, Folder, by_descriptor, name, names, stat_at},
+        folder::{Fingerprint, Folder, WIDENED, by_descriptor, name, names, stat_at},
         saved::{self, Item, SavedMount},
         text::quoted,
     },
@@ -83,9 +83,8 @@ impl Host {
     pub(super) fn parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
         let parent = self.folder.parent(path)?;
         let mode = Mode::from_raw_mode(rustix::fs::fstat(&parent)?.st_mode & 0o7777);
-        let needed = Mode::WUSR | Mode::XUSR;
-        if !mode.contains(needed) && !rustix::process::geteuid().is_root() {
-            rustix::fs::chmod(by_descriptor(&parent), mode | needed)?;
+        if !mode.contains(WIDENED) && !rustix::process::geteuid().is_root() {
+            rustix::fs::chmod(by_descriptor(&parent), mode | WIDENED)?;
             self.modes.push((parent.try_clone()?, mode));
         }
         Ok(parent)
