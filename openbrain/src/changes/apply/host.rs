@@ -4,22 +4,32 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use super::{
     super::{
-        EntryKind,
+        EntryKind, content,
         folder::{Fingerprint, Folder, WIDENED, by_descriptor, name, names, stat_at},
-        saved::{self, Item, SavedMount},
+        saved::{self, Item, SavedChanges, SavedMount},
         text::quoted,
     },
     moved_on,
 };
 use crate::error::{Error, ErrorKind, Result};
+
+/// What a new directory has until the end: nobody else's rights, and a mark, so that it is known again.
+pub(super) const IN_THE_MAKING: Mode = Mode::RWXU.union(Mode::SVTX);
+
+/// The longest time for the comparison of one file.
+const LONGEST_COMPARISON: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A mount's directory on the host.
 #[derive(Debug)]
@@ -67,6 +77,77 @@ impl Host {
             (Some(before), Some(found)) => before.is_same(found),
             _ => false,
         })
+    }
+
+    /// Whether the host has already what is to be made of an entry: somebody has applied it and was
+    /// interrupted before the record forgot it, or the host came to the same by itself.
+    pub(super) fn has(&self, saved: &SavedChanges, item: &Item) -> io::Result<bool> {
+        let found = match self.folder.parent(&item.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            parent => stat_at(parent?.as_fd(), name(&item.path)?)?.map(|stat| stat.print),
+        };
+        let (Some(after), Some(found)) = (item.after, found) else {
+            return Ok(item.after.is_none() && found.is_none());
+        };
+        if after.kind() != found.kind() {
+            return Ok(false);
+        }
+        let has_mode = found.permissions() == item.mode().as_raw_mode();
+        match after.kind() {
+            EntryKind::Directory => Ok(Self::has_directory(item, &found)),
+            EntryKind::File
+                if has_mode && (found.size, found.mtime) == (after.size, after.mtime) =>
+            {
+                let number = item.content.ok_or(io::ErrorKind::InvalidData)?;
+                let (new, here) = (saved.content(number)?, self.folder.file(&item.path)?);
+                content::is_same(&new, &here, after.size, Instant::now() + LONGEST_COMPARISON)
+            }
+            EntryKind::Link => {
+                let link = self.folder.open(&item.path, OFlags::PATH)?;
+                let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+                let expected = item.change.target.as_ref();
+                Ok(expected.is_some_and(|to| to.as_os_str().as_bytes() == target.as_bytes()))
+            }
+            EntryKind::Fifo => Ok(has_mode),
+            EntryKind::File | EntryKind::Socket | EntryKind::Device => Ok(false),
+        }
+    }
+
+    /// Whether a directory is what it is to be, or was on its way there.
+    fn has_directory(item: &Item, found: &Fingerprint) -> bool {
+        // The host hands this bit of a directory down itself.
+        let plain = |mode: Mode| mode - Mode::SGID;
+        let mode = plain(Mode::from_raw_mode(found.permissions()));
+        let last = [item.mode(), item.mode() | WIDENED, item.mode() | Mode::RWXU].map(plain);
+        match item.is_new_directory() {
+            true => mode == IN_THE_MAKING || last.contains(&mode),
+            false => {
+                item.before.is_some_and(|before| before.inode == found.inode)
+                    && last.contains(&mode)
+            }
+        }
+    }
+
+    /// Lets a directory that the host has already get its permissions in the end.
+    pub(super) fn adopt(&mut self, item: &Item) -> io::Result<()> {
+        let directory = self.folder.open(&item.path, OFlags::PATH | OFlags::DIRECTORY)?;
+        match stat_at(directory.as_fd(), OsStr::new(""))? {
+            Some(found) if Self::has_directory(item, &found.print) => {
+                self.give_mode(directory, item)
+            }
+            _ => Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    }
+
+    /// Lets a directory get its permissions in the end; a new one keeps the bit that the host has handed
+    /// down.
+    pub(super) fn give_mode(&mut self, directory: OwnedFd, item: &Item) -> io::Result<()> {
+        let inherited = match item.is_new_directory() {
+            true => Mode::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode) & Mode::SGID,
+            false => Mode::empty(),
+        };
+        self.modes.push((directory, item.mode() | inherited));
+        Ok(())
     }
 
     /// Whether a directory has nothing in it but what is known.
@@ -145,6 +226,14 @@ impl Host {
         rustix::fs::syncfs(root)?;
         outcome
     }
+}
+
+/// Notes that a file has lost a name to what was applied: its other names are found with another time.
+pub(super) fn note_unlinked(hosts: &mut [Host], item: &Item) {
+    let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory) else {
+        return;
+    };
+    hosts[item.mount].unlinked.insert(before.inode);
 }
 
 #[cfg(test)]
