@@ -17,10 +17,7 @@ use std::{
 use rustix::fs::Mode;
 use serde::Serialize;
 
-use self::{
-    host::{Host, note_unlinked},
-    steps::Applying,
-};
+use self::{host::Hosts, steps::Applying};
 use super::{
     EntryKind,
     folder::Fingerprint,
@@ -64,16 +61,17 @@ impl SavedChanges {
     /// stays applied, and the rest stays saved.
     pub fn apply(&mut self, paths: &[PathBuf]) -> Result<Applied> {
         let selected = self.select(paths)?;
-        let mut hosts = self.manifest.mounts.iter().map(Host::open).collect::<Result<Vec<_>>>()?;
+        let mounts = selected.iter().map(|index| self.manifest.items[*index].mount).collect();
+        let mut hosts = Hosts::open(&self.manifest.mounts, mounts)?;
         let has = self.already_there(&selected, &mut hosts);
         self.check(&selected, &has, &hosts)?;
         let mut applying = Applying::new(self, &mut hosts, &selected, &has);
         let outcome = applying.run();
         let (done, mut applied) = (applying.done, applying.applied);
         applied.paths.sort();
-        let finished = hosts.iter_mut().try_for_each(Host::finish);
+        let finished = hosts.finish();
         let (count, all) = (done.len(), selected.len());
-        self.forget(&done, &hosts);
+        self.forget(&done, &mut hosts);
         let written = self.write();
         let failed = |what: String, error: io::Error| match error.kind() {
             io::ErrorKind::ResourceBusy => moved_on([what.as_str()].into_iter(), 1),
@@ -122,12 +120,7 @@ impl SavedChanges {
     }
 
     /// Refuses everything when the host has moved on with anything.
-    fn check(
-        &self,
-        selected: &BTreeSet<usize>,
-        has: &HashSet<usize>,
-        hosts: &[Host],
-    ) -> Result<()> {
+    fn check(&self, selected: &BTreeSet<usize>, has: &HashSet<usize>, hosts: &Hosts) -> Result<()> {
         let items = || selected.iter().map(|index| (index, &self.manifest.items[*index]));
         let paths = |fits: &dyn Fn(&usize, &Item) -> bool| -> HashSet<(usize, &Path)> {
             let found = items().filter(|(index, item)| fits(index, item));
@@ -159,7 +152,7 @@ impl SavedChanges {
     }
 
     /// What the host has already: an attempt was interrupted before the record forgot it.
-    fn already_there(&self, selected: &BTreeSet<usize>, hosts: &mut [Host]) -> HashSet<usize> {
+    fn already_there(&self, selected: &BTreeSet<usize>, hosts: &mut Hosts) -> HashSet<usize> {
         let mut found = HashSet::new();
         // Directories that something else is in the place of: nothing is in them any more.
         let mut replaced = HashSet::new();
@@ -173,7 +166,7 @@ impl SavedChanges {
             if is_in_replaced && item.after.is_none()
                 || !is_as_before && host.has(self, item).unwrap_or(false)
             {
-                note_unlinked(hosts, item);
+                hosts.note_unlinked(item);
                 found.insert(*index);
                 if item.empties_directory() {
                     replaced.insert(place(&*item.path));
@@ -185,11 +178,11 @@ impl SavedChanges {
 
     /// Takes what was applied out of what is left. A file that has lost a hard link has another time
     /// now, which is not somebody else's doing.
-    fn forget(&mut self, done: &HashSet<usize>, hosts: &[Host]) {
+    fn forget(&mut self, done: &HashSet<usize>, hosts: &mut Hosts) {
         let mut index = 0..;
         self.manifest.items.retain(|_| index.next().is_some_and(|index| !done.contains(&index)));
         for item in &mut self.manifest.items {
-            let host = &hosts[item.mount];
+            let Some(host) = hosts.beside(&self.manifest.mounts, item.mount) else { continue };
             let Some(before) = item.before.filter(|before| host.unlinked.contains(&before.inode))
             else {
                 continue;

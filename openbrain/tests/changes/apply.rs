@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use openbrain::{SavedChanges, Status};
+use openbrain::{Exec, Mount, MountMode, SavedChanges, Status};
 
 use crate::support::{Host, snapshot, told};
 
@@ -153,6 +153,41 @@ fn read_only_directories_are_deleted_and_replaced() {
     host.apply(
         "chmod -R u+w .; rm -r gone file; echo f > file; echo n > kept/n; rm kept/k; chmod 555 kept",
     );
+}
+
+/// What a script changes in two overlays: `one` and `two` of the tree.
+fn save_of_two(host: &Host, script: &str) -> SavedChanges {
+    let mount = |name: &str| Mount::new(host.path(name), format!("/{name}"), MountMode::Overlay);
+    let exec = Exec::new(script).sandbox().mount_at(mount("one")).mount_at(mount("two")).changes();
+    let output = host.engine.run_blocking(exec).unwrap();
+    assert!(output.success(), "{}", output.stderr_text());
+    output.changes.unwrap().save(&host.saved()).unwrap().unwrap()
+}
+
+#[test]
+fn a_file_of_two_mounts_holds_up_neither() {
+    for parts in [&[&["/one"][..], &["/two"]][..], &[&[]]] {
+        let host = Host::with(&[("one/a", "same"), ("two/x", "x")]);
+        fs::hard_link(host.path("one/a"), host.path("two/b")).unwrap();
+        let mut saved = save_of_two(&host, "echo 1 > /one/a; echo 2 > /two/b");
+        for part in parts {
+            saved.apply(&part.iter().map(PathBuf::from).collect::<Vec<_>>()).unwrap();
+        }
+        assert_eq!([host.read("one/a"), host.read("two/b")], ["1\n", "2\n"]);
+    }
+}
+
+#[test]
+fn a_mount_that_is_gone_holds_up_no_other() {
+    let host = Host::with(&[("one/a", "a"), ("two/b", "b")]);
+    let mut saved = save_of_two(&host, "echo 1 > /one/a; echo 2 > /two/b");
+    fs::rename(host.path("two"), host.beside("moved")).unwrap();
+    assert_eq!(host.refused(&mut saved, &[]).code(), "file_failed");
+    saved.apply(&["/one".into()]).unwrap();
+    assert_eq!(host.read("one/a"), "1\n");
+    fs::rename(host.beside("moved"), host.path("two")).unwrap();
+    saved.apply(&[]).unwrap();
+    assert_eq!(host.read("two/b"), "2\n");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A mount's directory on the host, as changes are applied to it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsStr,
     io,
+    ops::{Index, IndexMut},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -35,6 +36,8 @@ const LONGEST_COMPARISON: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) folder: Folder,
+    /// The file system that it is on (`st_dev`, `stat(2)`).
+    device: u64,
     owner: Option<(Uid, Gid)>,
     /// Directories, and the permissions that they get in the end, the last first.
     pub(super) modes: Vec<(OwnedFd, Mode)>,
@@ -42,8 +45,63 @@ pub(super) struct Host {
     pub(super) unlinked: HashSet<u64>,
 }
 
+/// The directories of the mounts that are concerned, by the indices of these.
+#[derive(Debug)]
+pub(super) struct Hosts(BTreeMap<usize, Host>);
+
+impl Hosts {
+    pub(super) fn open(mounts: &[SavedMount], indices: BTreeSet<usize>) -> Result<Self> {
+        let open = |index| Ok((index, Host::open(&mounts[index])?));
+        Ok(Self(indices.into_iter().map(open).collect::<Result<_>>()?))
+    }
+
+    /// Notes that a file has lost a name to what was applied, or has been renamed: its other names, in
+    /// other mounts as well, are found with another time.
+    pub(super) fn note_unlinked(&mut self, item: &Item) {
+        let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory)
+        else {
+            return;
+        };
+        let device = self[item.mount].device;
+        let there = self.0.values_mut().filter(|host| host.device == device);
+        for host in there {
+            host.unlinked.insert(before.inode);
+        }
+    }
+
+    /// One more mount, for the names that it has of what was applied in others.
+    pub(super) fn beside(&mut self, mounts: &[SavedMount], index: usize) -> Option<&Host> {
+        if !self.0.contains_key(&index) {
+            let mut host = Host::open(&mounts[index]).ok()?;
+            let there = self.0.values().filter(|other| other.device == host.device);
+            host.unlinked = there.flat_map(|other| other.unlinked.iter().copied()).collect();
+            self.0.insert(index, host);
+        }
+        self.0.get(&index)
+    }
+
+    /// Gives directories their permissions, and waits until everything is on disk.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.0.values_mut().try_for_each(Host::finish)
+    }
+}
+
+impl Index<usize> for Hosts {
+    type Output = Host;
+
+    fn index(&self, mount: usize) -> &Host {
+        &self.0[&mount]
+    }
+}
+
+impl IndexMut<usize> for Hosts {
+    fn index_mut(&mut self, mount: usize) -> &mut Host {
+        self.0.get_mut(&mount).expect("the mounts of what is applied are open")
+    }
+}
+
 impl Host {
-    pub(super) fn open(mount: &SavedMount) -> Result<Self> {
+    fn open(mount: &SavedMount) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let source = quoted(&mount.source);
         let root = rustix::fs::open(&mount.source, flags, Mode::empty()).map_err(|error| {
@@ -61,7 +119,8 @@ impl Host {
         }
         let owner = mount.owner.filter(|_| rustix::process::geteuid().is_root());
         let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
-        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new(), unlinked: HashSet::new() })
+        let (folder, device) = (Folder::new(root), found.st_dev);
+        Ok(Self { folder, device, owner, modes: Vec::new(), unlinked: HashSet::new() })
     }
 
     /// Whether the host has what it had when the report was made, but for the links that a file has
@@ -216,7 +275,7 @@ impl Host {
     }
 
     /// Gives directories their permissions, and waits until everything is on disk.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         let mut outcome = Ok(());
         for (directory, mode) in self.modes.drain(..).rev() {
             let set = rustix::fs::chmod(by_descriptor(&directory), mode);
@@ -226,14 +285,6 @@ impl Host {
         rustix::fs::syncfs(root)?;
         outcome
     }
-}
-
-/// Notes that a file has lost a name to what was applied: its other names are found with another time.
-pub(super) fn note_unlinked(hosts: &mut [Host], item: &Item) {
-    let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory) else {
-        return;
-    };
-    hosts[item.mount].unlinked.insert(before.inode);
 }
 
 #[cfg(test)]
@@ -275,7 +326,8 @@ mod tests {
         let parent = fs::File::open(directory.path()).unwrap();
         let folder = Folder::new(parent.try_clone().unwrap().into());
         let owner = Some((Uid::from_raw(4321), Gid::from_raw(4321)));
-        let host = Host { folder, owner, modes: Vec::new(), unlinked: HashSet::new() };
+        let (modes, unlinked) = (Vec::new(), HashSet::new());
+        let host = Host { folder, device: 0, owner, modes, unlinked };
         let open = |name, kind| host.open_made(parent.as_fd(), name, kind);
         for (name, kind) in [
             ("full", EntryKind::Directory),

@@ -20,14 +20,14 @@ use super::{
         saved::{Item, SavedChanges},
     },
     Applied,
-    host::{Host, IN_THE_MAKING, note_unlinked},
+    host::{Host, Hosts, IN_THE_MAKING},
     place::{put_in_place, temporary_name},
 };
 
 /// The way through the selected entries.
 pub(super) struct Applying<'a> {
     saved: &'a SavedChanges,
-    hosts: &'a mut [Host],
+    hosts: &'a mut Hosts,
     selected: &'a BTreeSet<usize>,
     /// What the host has already.
     has: &'a HashSet<usize>,
@@ -43,7 +43,7 @@ pub(super) type Failed = (PathBuf, io::Error);
 impl<'a> Applying<'a> {
     pub(super) fn new(
         saved: &'a SavedChanges,
-        hosts: &'a mut [Host],
+        hosts: &'a mut Hosts,
         selected: &'a BTreeSet<usize>,
         has: &'a HashSet<usize>,
     ) -> Self {
@@ -97,7 +97,7 @@ impl<'a> Applying<'a> {
             Ok(true) => {
                 let outcome = work(self, item);
                 // One that got its name back has another time, too.
-                note_unlinked(self.hosts, item);
+                self.hosts.note_unlinked(item);
                 outcome
             }
             Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
