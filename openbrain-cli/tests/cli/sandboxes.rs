@@ -344,6 +344,30 @@ fn a_port_is_reached_from_here() {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with("it is here\n"), "{answer}");
+#[test]
+fn changes_that_cannot_be_saved_are_shown_all_the_same() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    place.file("work/old", "before\n");
+    place.file(".local/state/openbrain/changes", "no directory");
+    let sandbox = Sandbox::create(&place, &["--mount", "work:overlay"]);
+    sandbox.prints(
+        "echo after > old; cd /tmp; n=0; d=$(printf %0200d 0)
+         while [ $n -lt 400 ]; do mkdir $d; cd $d; n=$((n+1)); done",
+    );
+    let ran = place.run(&["sandbox", "changes", &sandbox.id]).code(0);
+    assert!(ran.stdout.contains("M /workspace/old\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("warning: the changes cannot be applied later"), "{ran:#?}");
+    assert!(ran.stderr.contains("; make room there"), "{ran:#?}");
+    assert!(ran.stderr.contains("warning: more has changed than is listed"), "{ran:#?}");
+    assert!(!ran.stderr.contains("apply with"), "{ran:#?}");
+    fs::remove_file(place.path().join(".local/state/openbrain/changes")).unwrap();
+    let ran = place.run(&["sandbox", "changes", &sandbox.id]).code(0);
+    assert!(ran.stderr.contains("saved; apply with: openbrain apply"), "{ran:#?}");
+}
+
     place.run(&["sandbox", "kill", &sandbox.id]).code(0);
     assert_eq!(forward.end(), Some(0));
     let other = Sandbox::create(&place, &[]);

@@ -110,17 +110,22 @@ pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedCh
             "save them in the process that has the sandbox, before they are released",
         ));
     };
-    if changes.truncated {
-        return Err(Error::invalid("a truncated list of changes cannot be saved").with_remedy(
+    // What the sandbox has of its own is not applied, whatever is missing of it.
+    let truncated = written.truncated.iter().map(|index| &written.layers.layers[*index]);
+    if let Some(mount) = truncated.into_iter().find(|layer| layer.mount().is_some()) {
+        let what = "a truncated list of changes cannot be saved: that of";
+        return Err(Error::invalid(format!("{what} {}", text::quoted(&mount.target))).with_remedy(
             "mount a smaller directory as overlay: at most 100000 files may change, with paths of \
                  16 MiB together",
         ));
     }
     let cannot = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::ResourceBusy => "ask for its changes again when nothing writes there",
+            _ => "make room there, or save them below another directory",
+        };
         let what = format!("cannot save the changes in `{}`", directory.display());
-        Error::new(ErrorKind::FileFailed, what)
-            .with_source(error)
-            .with_remedy("make room there, or save them below another directory")
+        Error::new(ErrorKind::FileFailed, what).with_source(error).with_remedy(remedy)
     };
     let (mounts, items) = plan(changes, written);
     if items.is_empty() {
@@ -334,7 +339,7 @@ impl SavedChanges {
 fn copy_unchanged(upper: &Folder, item: &Item, to: &mut File) -> io::Result<()> {
     let changed = || {
         let what = format!("{} has changed since the report", text::quoted(&item.change.path));
-        io::Error::other(what)
+        io::Error::new(io::ErrorKind::ResourceBusy, what)
     };
     let from = upper.file(&item.path)?;
     // It lies in memory, where the blocks of a file are exactly what it has beside holes.
