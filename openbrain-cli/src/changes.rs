@@ -180,7 +180,7 @@ pub(crate) fn discard(args: &DiscardArgs) -> Result<u8> {
     };
     let mut code = exit::SUCCESS;
     for id in ids {
-        if let Err(error) = SavedChanges::load(&directory, &id).and_then(SavedChanges::discard) {
+        if let Err(error) = SavedChanges::discard_by_id(&directory, &id) {
             let failure = Failure::from(error);
             failure.print();
             code = failure.code();

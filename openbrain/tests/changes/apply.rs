@@ -338,6 +338,23 @@ fn discarded_changes_are_gone() {
 }
 
 #[test]
+fn what_cannot_be_read_is_discarded_as_well() {
+    let host = Host::with(&[("a", "a")]);
+    let saved = host.save("echo b > a");
+    let id = saved.id().to_owned();
+    let busy = SavedChanges::discard_by_id(&host.saved(), &id).unwrap_err();
+    assert!(busy.to_string().contains("in use"), "{busy}");
+    drop(saved);
+    fs::write(host.saved().join(&id).join("manifest.json"), "{").unwrap();
+    let error = SavedChanges::load(&host.saved(), &id).unwrap_err();
+    assert!(error.remedy().unwrap().contains(&format!("openbrain discard {id}")), "{error:?}");
+    SavedChanges::discard_by_id(&host.saved(), &id).unwrap();
+    assert_eq!(fs::read_dir(host.saved()).unwrap().count(), 0);
+    let error = SavedChanges::discard_by_id(&host.saved(), &id).unwrap_err();
+    assert_eq!(error.code(), "invalid_request", "{error}");
+}
+
+#[test]
 fn old_changes_are_removed_by_later_ones() {
     let host = Host::with(&[("a", "a")]);
     let old = host.save("echo old > a").id().to_owned();
