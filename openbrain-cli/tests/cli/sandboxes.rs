@@ -209,6 +209,26 @@ fn commands_in_the_background_are_read_from_an_offset() {
 }
 
 #[test]
+fn a_command_in_the_background_goes_on_until_the_end_of_the_sandbox() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    place.file(".config/openbrain/settings.yaml", "security: {sandbox: {timeout_seconds: 0.5}}\n");
+    let sandbox = Sandbox::create(&place, &[]);
+    let start = |args: &[&str]| {
+        let script = "sleep 1; echo still there";
+        place.run(&[&["sandbox", "exec", "-d"], args, &[&sandbox.id, script]].concat()).code(0)
+    };
+    start(&[]);
+    let logs = place.run(&["sandbox", "logs", "-f", &sandbox.id]).code(0);
+    assert_eq!(logs.stdout, "still there\n");
+    start(&["--timeout", "100ms"]);
+    let logs = place.run(&["sandbox", "logs", "-f", &sandbox.id]).code(0);
+    assert_eq!(logs.stdout, "");
+}
+
+#[test]
 fn a_sandbox_stands_still_when_paused() {
     if !sandboxes() {
         return;
@@ -325,26 +345,6 @@ fn changes_are_shown_and_applied() {
 }
 
 #[test]
-fn a_port_is_reached_from_here() {
-    if !sandboxes() {
-        return;
-    }
-    let place = Place::new();
-    let sandbox = Sandbox::create(&place, &["--no-network"]);
-    let server = "import http.server as h; h.HTTPServer(('127.0.0.1', 8000), h.SimpleHTTPRequestHandler).serve_forever()";
-    sandbox.prints("echo it is here > /workspace/file");
-    let args = ["sandbox", "exec", "-d", "--lang", "python", &sandbox.id, server];
-    place.run(&args).code(0);
-    let up = "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))' 2>/dev/null; do sleep 0.05; done";
-    sandbox.prints(up);
-    let mut forward = place.start(&["sandbox", "port", &sandbox.id, "8000"]);
-    let address = forward.line();
-    let mut connection = std::net::TcpStream::connect(address.trim_end()).unwrap();
-    connection.write_all(b"GET /file HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("it is here\n"), "{answer}");
-#[test]
 fn changes_that_cannot_be_saved_are_shown_all_the_same() {
     if !sandboxes() {
         return;
@@ -368,6 +368,26 @@ fn changes_that_cannot_be_saved_are_shown_all_the_same() {
     assert!(ran.stderr.contains("saved; apply with: openbrain apply"), "{ran:#?}");
 }
 
+#[test]
+fn a_port_is_reached_from_here() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &["--no-network"]);
+    let server = "import http.server as h; h.HTTPServer(('127.0.0.1', 8000), h.SimpleHTTPRequestHandler).serve_forever()";
+    sandbox.prints("echo it is here > /workspace/file");
+    let args = ["sandbox", "exec", "-d", "--lang", "python", &sandbox.id, server];
+    place.run(&args).code(0);
+    let up = "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))' 2>/dev/null; do sleep 0.05; done";
+    sandbox.prints(up);
+    let mut forward = place.start(&["sandbox", "port", &sandbox.id, "8000"]);
+    let address = forward.line();
+    let mut connection = std::net::TcpStream::connect(address.trim_end()).unwrap();
+    connection.write_all(b"GET /file HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("it is here\n"), "{answer}");
     place.run(&["sandbox", "kill", &sandbox.id]).code(0);
     assert_eq!(forward.end(), Some(0));
     let other = Sandbox::create(&place, &[]);

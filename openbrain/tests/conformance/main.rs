@@ -327,6 +327,7 @@ macro_rules! cases_of_every_session {
             watches:
                 changes_are_told_as_they_happen,
                 new_directories_are_watched,
+                watches_and_connections_last_as_long_as_the_sandbox,
                 what_cannot_be_watched_is_told,
             ;
             ports:

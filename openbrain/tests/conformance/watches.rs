@@ -1,10 +1,14 @@
 //! What happens to the files of a sandbox, while it happens.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use openbrain::{ErrorKind, FileChangeKind, FileWatch, NewSandbox};
 
-use crate::{files::shell, support::Fixture};
+use crate::{
+    files::shell,
+    ports::{PORT, ask, serving},
+    support::Fixture,
+};
 
 use FileChangeKind::{Attributes, Created, Lost, Modified, Removed};
 
@@ -121,4 +125,18 @@ pub(crate) async fn what_cannot_be_watched_is_told(f: &Fixture) {
     sandbox.kill().await.unwrap();
     let error = watch.next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SandboxLost, "{error}");
+}
+
+/// The time that a sandbox had at first says nothing of one that was renewed.
+pub(crate) async fn watches_and_connections_last_as_long_as_the_sandbox(f: &Fixture) {
+    let (first, long) = (Duration::from_secs(2), Duration::from_secs(100));
+    let sandbox = f.create(NewSandbox::default().timeout(first)).await;
+    sandbox.renew(long).await.unwrap();
+    shell(&sandbox, "mkdir /tmp/w").await;
+    let _server = serving(&sandbox, "serve(echo)").await;
+    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    let mut connection = sandbox.connect(PORT).await.unwrap();
+    shell(&sandbox, "sleep 2; mkdir /tmp/w/one; touch /tmp/w/last").await;
+    assert_eq!(until(&mut watch, "last").await, [(Created, "one".into(), true)]);
+    assert_eq!(ask(&mut connection, b"still there?").await, b"still there?");
 }
