@@ -431,6 +431,7 @@ mod embedded {
         files:
             a_file_that_grows_is_copied_up_to_its_end,
             an_upload_reads_nothing_beside_its_source,
+            what_cannot_be_uploaded_is_named,
         ;
         rootfs:
             a_rootfs_is_the_system,
