@@ -3,6 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use openbrain::{ErrorKind, FileChangeKind, FileWatch, NewSandbox};
+use tokio::time::timeout;
 
 use crate::{
     files::shell,
@@ -86,12 +87,12 @@ pub(crate) async fn new_directories_are_watched(f: &Fixture) {
 
 pub(crate) async fn a_watch_that_cannot_keep_up_says_so(f: &Fixture) {
     let sandbox = f.create(NewSandbox::default()).await;
-    shell(&sandbox, "mkdir /tmp/w").await;
-    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    shell(&sandbox, "mkdir -p /tmp/w/old/er /tmp/out").await;
     // The queue of the kernel has 16384 places (`max_queued_events`), and there is room on the way.
-    let script = "cd /tmp/w; n=$(cat /proc/sys/fs/inotify/max_queued_events); i=0; \
-                  while [ $i -lt $((n * 2 + 40000)) ]; do : >a; : >b; i=$((i + 1)); done";
-    shell(&sandbox, script).await;
+    let flood = "cd /tmp/w; n=$(cat /proc/sys/fs/inotify/max_queued_events); i=0; \
+                 while [ $i -lt $((n * 2 + 40000)) ]; do : >a; : >b; i=$((i + 1)); done";
+    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    shell(&sandbox, &format!("{flood}; mkdir -p new/est; mv old /tmp/out")).await;
     let lost = async {
         while let Some(change) = watch.next().await.unwrap() {
             if change.kind == Lost {
@@ -100,6 +101,15 @@ pub(crate) async fn a_watch_that_cannot_keep_up_says_so(f: &Fixture) {
         }
     };
     lost.await;
+    // What has come in between is watched, and what has gone is not.
+    shell(&sandbox, "cd /tmp/w; touch new/est/file /tmp/out/old/er/unseen last").await;
+    let told = until(&mut watch, "last").await;
+    assert!(told.contains(&(Created, "new/est/file".into(), false)), "{told:?}");
+    assert!(!told.iter().any(|(_, path, _)| path.contains("unseen")), "{told:?}");
+    // The end of the directory is not missed either.
+    shell(&sandbox, &format!("{flood}; rm -r /tmp/w")).await;
+    let end = async { while watch.next().await.unwrap().is_some() {} };
+    timeout(Duration::from_secs(60), end).await.expect("the watch has ended");
 }
 
 pub(crate) async fn what_cannot_be_watched_is_told(f: &Fixture) {
