@@ -30,9 +30,9 @@ use std::{
 };
 
 use crate::{
-    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder},
+    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder, dropped},
     changes::Changes,
-    error::{Error, ErrorKind, Result},
+    error::Result,
     exec::Exec,
     new_sandbox::NewSandbox,
     output::{BackendName, Output},
@@ -324,11 +324,6 @@ impl Reference {
         let Self { spec, runner, expires_at, .. } = self.clone();
         Ok(Sandbox { session, spec, runner, expires_at, witness: Mutex::default() })
     }
-}
-
-fn dropped() -> Error {
-    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-        .with_remedy("keep the `Sandbox` as long as commands run in it")
 }
 
 /// A place to run commands that is there as long as its sandbox.

@@ -11,7 +11,7 @@ use std::{
 use super::{build::unavailable, command, walls};
 use crate::{
     backend::{
-        Account, Backend, BoxFuture, Control, Ended, Order, Owner, Running,
+        Account, Backend, BoxFuture, Control, Ended, Order, Owner, Running, dropped,
         helper::{Descriptors, Door, Guarded, Prepared, Program, Section, StartFailure},
     },
     error::{Error, ErrorKind, Result},
@@ -153,9 +153,4 @@ impl Job {
             }),
         }
     }
-}
-
-fn dropped() -> Error {
-    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-        .with_remedy("keep the `Sandbox` until its commands have ended")
 }

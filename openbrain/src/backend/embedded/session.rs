@@ -126,7 +126,7 @@ impl Owner for Open {
     }
 
     fn why_ended(&self) -> BoxFuture<'_, Option<Error>> {
-        Box::pin(async { timeout(REASON, self.end()).await.ok().map(lost) })
+        Box::pin(async { timeout(REASON, self.end()).await.ok().map(SessionEnd::into_error) })
     }
 }
 
@@ -242,7 +242,7 @@ impl Open {
         // The monitor carries orders out one after the other.
         let answer = self.hear_until(|heard| match heard.end {
             _ if heard.done >= serial => Some(Ok(())),
-            end => end.map(|end| Err(lost(end))),
+            end => end.map(|end| Err(end.into_error())),
         });
         timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(no_answer("obey")))
     }
@@ -296,20 +296,6 @@ impl Drop for Open {
             groups.abandon();
         }
     }
-}
-
-fn lost(end: SessionEnd) -> Error {
-    let (why, remedy) = match end {
-        SessionEnd::Expired => {
-            ("its time was over", "give it a longer timeout, or renew it in time")
-        }
-        SessionEnd::Killed => ("it was killed", "create another one"),
-        SessionEnd::Died => (
-            "its processes were killed from outside, or the machine ran out of memory",
-            "create another one; look for who kills processes named `openbrain`",
-        ),
-    };
-    Error::new(ErrorKind::SandboxLost, format!("the sandbox has ended: {why}")).with_remedy(remedy)
 }
 
 fn no_answer(what: &str) -> Error {
