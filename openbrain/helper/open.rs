@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How many commands can run at a time; further requests wait in the socket.
-const MOST: usize = 64;
+const MOST: usize = wire::MOST_COMMANDS;
 /// The number of a command, as the resource limit that holds it.
 const RLIMIT_LOCKS: usize = 10;
 /// How long the next look at the processes of a killed command is put off at most.

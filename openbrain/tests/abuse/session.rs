@@ -355,6 +355,23 @@ fn orders_at_the_same_time_are_carried_out_one_after_the_other() {
     });
 }
 
+/// It takes the minute that a start may take.
+#[test]
+fn a_sandbox_full_of_commands_says_so() {
+    block_on(async {
+        let sandbox = open(NewSandbox::default()).await;
+        let mut running = Vec::new();
+        for _ in 0..64 {
+            running.push(sandbox.spawn(Exec::argv(["sleep", "1000"])).await.unwrap());
+        }
+        let error = sandbox.run(Exec::argv(["true"])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.remedy().unwrap().contains("64 commands"), "{error:?}");
+        drop(running.pop());
+        shell(&sandbox, "true").await;
+    });
+}
+
 /// What a mount holds is followed by the sandbox's own view, in every command.
 #[test]
 fn links_that_a_command_leaves_lead_nowhere() {
