@@ -29,9 +29,14 @@ pub(crate) fn save(output: &mut Output) {
     };
     let saved = directory().and_then(|directory| Ok(changes.save(&directory)?));
     if let Err(failure) = saved {
-        let why = failure.message();
-        output.warnings.push(format!("the changes cannot be applied later: {why}"));
+        output.warnings.push(unsaved(&failure));
     }
+}
+
+/// The warning that changes are not saved.
+pub(crate) fn unsaved(failure: &Failure) -> String {
+    let remedy = failure.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("the changes cannot be applied later: {}{remedy}", failure.message())
 }
 
 /// Tells what a command has changed.
@@ -71,8 +76,11 @@ pub(crate) fn run(args: &ChangesArgs) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// Prints changes: a line for each, or their diffs, or JSON.
+/// Prints changes: a line for each, or their diffs, or JSON. Says when some are missing.
 pub(crate) fn show(changes: &Changes, as_diff: bool, as_json: bool) -> Result<()> {
+    if changes.truncated && !as_json {
+        say("warning: more has changed than is listed");
+    }
     match (as_json, as_diff) {
         (true, _) => print_json(changes),
         (false, true) => print(shown(diffs(changes))),
@@ -172,7 +180,7 @@ pub(crate) fn discard(args: &DiscardArgs) -> Result<u8> {
     };
     let mut code = exit::SUCCESS;
     for id in ids {
-        if let Err(error) = SavedChanges::load(&directory, &id).and_then(SavedChanges::discard) {
+        if let Err(error) = SavedChanges::discard_by_id(&directory, &id) {
             let failure = Failure::from(error);
             failure.print();
             code = failure.code();

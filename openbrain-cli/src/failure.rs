@@ -73,6 +73,15 @@ impl Failure {
         }
     }
 
+    /// What to do about it, when that is known.
+    pub(crate) fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Library(error) => error.remedy(),
+            Self::Own { remedy, .. } => remedy.as_deref(),
+            Self::Signal(_) => None,
+        }
+    }
+
     /// The exit code that tells of this failure.
     pub(crate) fn code(&self) -> u8 {
         match self {
@@ -84,13 +93,11 @@ impl Failure {
 
     /// Says on standard error what went wrong.
     pub(crate) fn print(&self) {
-        let (message, remedy) = match self {
-            Self::Library(error) => (error.to_string(), error.remedy()),
-            Self::Own { message, remedy, .. } => (message.clone(), remedy.as_deref()),
-            Self::Signal(_) => return,
-        };
-        say(message);
-        if let Some(remedy) = remedy {
+        if let Self::Signal(_) = self {
+            return;
+        }
+        say(self.message());
+        if let Some(remedy) = self.remedy() {
             say(format_args!("hint: {remedy}"));
         }
     }

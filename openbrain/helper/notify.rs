@@ -52,9 +52,8 @@ struct Watches {
 
 /// Tells what happens below a directory until it is gone.
 pub fn watch(root: &'static CStr) -> Result {
-    let inotify = check(syscall!(number::INOTIFY_INIT1, CLOEXEC))? as i32;
-    let mut watches = Watches { inotify, root, all: map_memory()?, used: 0 };
-    watches.add(b"", 0)?;
+    let mut watches = Watches { inotify: -1, root, all: map_memory()?, used: 0 };
+    watches.begin()?;
     watches.add_below(b"", &mut |_, _| Ok(()))?;
     tell(change::READY, false, b"", b"")?;
     flush()?;
@@ -62,7 +61,7 @@ pub fn watch(root: &'static CStr) -> Result {
     let mut events = [0u64; 2048];
     loop {
         let size = size_of_val(&events);
-        let length = match syscall!(number::READ, inotify, events.as_mut_ptr(), size) {
+        let length = match syscall!(number::READ, watches.inotify, events.as_mut_ptr(), size) {
             EINTR => continue,
             length => check(length)? as usize,
         };
@@ -71,7 +70,14 @@ pub fn watch(root: &'static CStr) -> Result {
             unsafe { core::slice::from_raw_parts(events.as_ptr().cast::<u8>(), length) };
         while let Some((event, rest)) = split(bytes) {
             bytes = rest;
-            if !watches.take(&event)? {
+            if event.mask & OVERFLOW != 0 {
+                // What follows has the numbers of watches that are no more.
+                bytes = &[];
+                match watches.begin_anew() {
+                    Err(ENOENT | ENOTDIR) => return Ok(()),
+                    begun => begun?,
+                }
+            } else if !watches.take(&event)? {
                 return Ok(());
             }
         }
@@ -105,12 +111,27 @@ fn tell(kind: u32, is_directory: bool, path: &[u8], name: &[u8]) -> Result {
 }
 
 impl Watches {
+    /// Watches the root, and nothing else.
+    fn begin(&mut self) -> Result {
+        syscall!(number::CLOSE, self.inotify);
+        self.inotify = check(syscall!(number::INOTIFY_INIT1, CLOEXEC))? as i32;
+        self.used = 0;
+        self.add(b"", 0)
+    }
+
+    /// Watches everything that is there now, and tells that something was lost: what has come, gone or
+    /// moved is not known.
+    fn begin_anew(&mut self) -> Result {
+        self.begin()?;
+        match self.add_below(b"", &mut |_, _| Ok(())) {
+            Ok(()) | Err(ENOENT | ENOTDIR | EACCES | ENOSPC | ENAMETOOLONG) => {}
+            failed => return failed,
+        }
+        tell(change::LOST, false, b"", b"")
+    }
+
     /// Tells of an event; false when the root is gone.
     fn take(&mut self, event: &Event<'_>) -> Result<bool> {
-        if event.mask & OVERFLOW != 0 {
-            tell(change::LOST, false, b"", b"")?;
-            return Ok(true);
-        }
         let number = event.number;
         let Some(at) = self.all[..self.used].iter().position(|watch| watch.number == number) else {
             return Ok(true);

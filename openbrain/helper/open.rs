@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How many commands can run at a time; further requests wait in the socket.
-const MOST: usize = 64;
+const MOST: usize = wire::MOST_COMMANDS;
 /// The number of a command, as the resource limit that holds it.
 const RLIMIT_LOCKS: usize = 10;
 /// How long the next look at the processes of a killed command is put off at most.
@@ -88,7 +88,7 @@ pub fn serve() -> ! {
     let header = plan().header;
     let interval = if header.memory_limit == 0 { -1 } else { header.memory_interval_ms as i64 };
     let mut jobs = [Job::NONE; MOST];
-    let (mut last_tag, mut is_door_open) = (0, true);
+    let (mut last_tag, mut is_door_open, mut is_paused) = (0, true, false);
     loop {
         while let Ok(reaped) = reap() {
             note_end(&mut jobs, &reaped);
@@ -99,7 +99,7 @@ pub fn serve() -> ! {
             hurry |= job.advance();
         }
         let is_full = jobs.iter().all(|job| job.tag != 0);
-        let door = if is_door_open && !is_full { wire::DOOR_FD } else { -1 };
+        let door = if is_door_open && !is_full && !is_paused { wire::DOOR_FD } else { -1 };
         let mut fds = [0; FIXED + MOST];
         let numbers = [wire::ORDER_FD, SIGNAL_FD as i32, door].into_iter();
         for (fd, number) in fds.iter_mut().zip(numbers.chain(jobs.iter().map(|job| job.control))) {
@@ -110,7 +110,7 @@ pub fn serve() -> ! {
         }
         let is_ready = |fd: u64| fd >> 48 != 0;
         if is_ready(fds[0]) {
-            obey_for_all(receive(wire::ORDER_FD));
+            obey_for_all(receive(wire::ORDER_FD), &mut is_paused);
         }
         if is_ready(fds[1]) {
             drain_signals();
@@ -119,7 +119,7 @@ pub fn serve() -> ! {
             let wake = receive(job.control);
             job.obey(wake);
         }
-        if is_ready(fds[2]) {
+        if is_ready(fds[2]) && !is_paused {
             is_door_open = answer_door(&mut jobs, &mut last_tag);
         }
     }
@@ -151,8 +151,8 @@ fn watch_memory(header: &Header, jobs: &[Job]) {
     signal_all(SIGKILL);
 }
 
-/// Carries out what the monitor has passed on.
-fn obey_for_all(wake: Wake) {
+/// Carries out what the monitor has passed on. What is paused starts no command: it would run.
+fn obey_for_all(wake: Wake, is_paused: &mut bool) {
     const SIGCONT: usize = 18;
     const SIGSTOP: usize = 19;
     let order = match wake {
@@ -160,11 +160,13 @@ fn obey_for_all(wake: Wake) {
         Wake::Look => return,
         Wake::Closed => exit(0),
     };
-    match order.signal {
-        Order::PAUSE => signal_all(SIGSTOP),
-        Order::RESUME => signal_all(SIGCONT),
+    let signal = match order.signal {
+        Order::PAUSE => SIGSTOP,
+        Order::RESUME => SIGCONT,
         _ => return,
-    }
+    };
+    *is_paused = signal == SIGSTOP;
+    signal_all(signal);
     done(&order);
 }
 

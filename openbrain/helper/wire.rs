@@ -199,6 +199,9 @@ pub struct Start {
 /// How many descriptors a [`Start`] can carry: the plan, the socket, three streams, a program.
 pub const MOST_PASSED: usize = 6;
 
+/// How many commands can run in an open sandbox at a time.
+pub const MOST_COMMANDS: usize = 64;
+
 /// What the helper reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

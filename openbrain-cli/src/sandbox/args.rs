@@ -147,7 +147,8 @@ pub(crate) struct SandboxExecArgs {
     /// Run it on a terminal of its own; without a command, a shell.
     #[arg(short, long, visible_short_alias = 'T', conflicts_with_all = ["stdin", "detach"])]
     pub(crate) tty: bool,
-    /// Run it in the background, and print its id; `logs` shows what it writes.
+    /// Run it in the background, and print its id; `logs` shows what it writes. It goes on until the
+    /// end of the sandbox, or of `--timeout`.
     #[arg(short, long, conflicts_with_all = ["json", "events"])]
     pub(crate) detach: bool,
     /// Kill the command after this time: seconds, or 500ms, 10m, 1h.

@@ -1,8 +1,6 @@
 //! `openbrain sandbox exec`: as `openbrain exec`, in a sandbox that is there.
 
-use std::time::{Duration, SystemTime};
-
-use openbrain::{Exec, Joined, Stdin};
+use openbrain::{Exec, MAX_TIMEOUT, Stdin};
 
 use super::{args::SandboxExecArgs, join};
 use crate::{
@@ -40,16 +38,14 @@ pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
         say("hint: `openbrain sandbox exec -t SANDBOX` gives a shell");
         return Ok(exit::FAILURE);
     };
-    exec.timeout = timeout;
+    // A shell is there as long as its user likes, and so is what nobody waits for: the sandbox ends both.
+    exec.timeout = timeout.or((is_shell || detach).then_some(MAX_TIMEOUT));
     let runtime = settle::runtime()?;
     let result = runtime.block_on(async {
         let mut signals =
             Signals::listen().map_err(|e| Failure::system("cannot listen to signals", e))?;
         let starting = async {
             let joined = join(&settings, &sandbox).await?;
-            if is_shell && exec.timeout.is_none() {
-                exec.timeout = Some(left(&joined).await?);
-            }
             if detach {
                 let exec_id = joined.start_detached(in_background(exec)).await?;
                 print(exec_id + "\n")?;
@@ -75,14 +71,6 @@ pub(super) fn run(args: SandboxExecArgs) -> Result<u8> {
     settle::wait(false);
     result
 }
-
-/// The time that the sandbox has left: a shell is there as long as its user likes.
-async fn left(joined: &Joined) -> Result<Duration> {
-    let end = joined.about().await?.expires_at;
-    Ok(end.duration_since(SystemTime::now()).unwrap_or_default().max(MOMENT))
-}
-
-const MOMENT: Duration = Duration::from_millis(1);
 
 /// A command in the background reads nothing of ours, unless it was said so.
 fn in_background(mut exec: Exec) -> Exec {

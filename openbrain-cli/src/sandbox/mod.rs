@@ -11,7 +11,7 @@ mod list;
 mod logs;
 mod port;
 
-use openbrain::{Engine, Joined};
+use openbrain::{Changes, Engine, Joined};
 
 use self::args::{SandboxCommand, Target};
 use crate::{
@@ -32,7 +32,7 @@ pub(crate) fn run(command: SandboxCommand) -> Result<u8> {
         SandboxCommand::Logs(args) => wait_for(logs::run(args)),
         SandboxCommand::Changes { target, diff, json } => wait_for(async {
             let joined = join(&target.settings, &target.sandbox).await?;
-            let changes = joined.changes(Some(&changes::directory()?)).await?;
+            let changes = changed(&joined).await?;
             changes::show(&changes, diff, json)?;
             if let (Some(id), false) = (&changes.id, json) {
                 say(format_args!("saved; apply with: openbrain apply {id}"));
@@ -60,6 +60,19 @@ fn order(
         order(&join(settings, sandbox).await?).await?;
         Ok(exit::SUCCESS)
     })
+}
+
+/// What has changed, saved. That it cannot be is a warning: it is there to be seen all the same.
+async fn changed(joined: &Joined) -> Result<Changes> {
+    let saved = async { Ok(joined.changes(Some(&changes::directory()?)).await?) };
+    match saved.await {
+        Ok(changes) => Ok(changes),
+        Err(failure) => {
+            let changes = joined.changes(None).await?;
+            say(format_args!("warning: {}", changes::unsaved(&failure)));
+            Ok(changes)
+        }
+    }
 }
 
 fn engine(settings: &SettingsArgs) -> Result<Engine> {

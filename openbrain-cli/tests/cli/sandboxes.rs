@@ -209,6 +209,26 @@ fn commands_in_the_background_are_read_from_an_offset() {
 }
 
 #[test]
+fn a_command_in_the_background_goes_on_until_the_end_of_the_sandbox() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    place.file(".config/openbrain/settings.yaml", "security: {sandbox: {timeout_seconds: 0.5}}\n");
+    let sandbox = Sandbox::create(&place, &[]);
+    let start = |args: &[&str]| {
+        let script = "sleep 1; echo still there";
+        place.run(&[&["sandbox", "exec", "-d"], args, &[&sandbox.id, script]].concat()).code(0)
+    };
+    start(&[]);
+    let logs = place.run(&["sandbox", "logs", "-f", &sandbox.id]).code(0);
+    assert_eq!(logs.stdout, "still there\n");
+    start(&["--timeout", "100ms"]);
+    let logs = place.run(&["sandbox", "logs", "-f", &sandbox.id]).code(0);
+    assert_eq!(logs.stdout, "");
+}
+
+#[test]
 fn a_sandbox_stands_still_when_paused() {
     if !sandboxes() {
         return;
@@ -322,6 +342,30 @@ fn changes_are_shown_and_applied() {
     place.run(&["apply", shown["id"].as_str().unwrap()]).code(0);
     assert_eq!(fs::read_to_string(place.path().join("work/old")).unwrap(), "after\n");
     assert_eq!(fs::read_to_string(place.path().join("work/new")).unwrap(), "new\n");
+}
+
+#[test]
+fn changes_that_cannot_be_saved_are_shown_all_the_same() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    place.file("work/old", "before\n");
+    place.file(".local/state/openbrain/changes", "no directory");
+    let sandbox = Sandbox::create(&place, &["--mount", "work:overlay"]);
+    sandbox.prints(
+        "echo after > old; cd /tmp; n=0; d=$(printf %0200d 0)
+         while [ $n -lt 400 ]; do mkdir $d; cd $d; n=$((n+1)); done",
+    );
+    let ran = place.run(&["sandbox", "changes", &sandbox.id]).code(0);
+    assert!(ran.stdout.contains("M /workspace/old\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("warning: the changes cannot be applied later"), "{ran:#?}");
+    assert!(ran.stderr.contains("; make room there"), "{ran:#?}");
+    assert!(ran.stderr.contains("warning: more has changed than is listed"), "{ran:#?}");
+    assert!(!ran.stderr.contains("apply with"), "{ran:#?}");
+    fs::remove_file(place.path().join(".local/state/openbrain/changes")).unwrap();
+    let ran = place.run(&["sandbox", "changes", &sandbox.id]).code(0);
+    assert!(ran.stderr.contains("saved; apply with: openbrain apply"), "{ran:#?}");
 }
 
 #[test]

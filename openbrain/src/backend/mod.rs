@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::changes::Layers;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     exec::TerminalSize,
     output::{BackendName, Denial, Resources, Start, Status},
     sandbox::Isolation,
@@ -96,6 +96,28 @@ pub enum SessionEnd {
     Killed,
     /// From outside, from within, or in the process that owns it: nobody here knows.
     Died,
+}
+
+impl SessionEnd {
+    /// The error of whatever is asked of a sandbox that has ended so.
+    pub(crate) fn into_error(self) -> Error {
+        let (why, remedy) = match self {
+            Self::Expired => ("its time was over", "give it a longer timeout, or renew it in time"),
+            Self::Killed => ("it was killed", "create another one"),
+            Self::Died => (
+                "its processes were killed from outside, or the machine ran out of memory",
+                "create another one; look for who kills processes named `openbrain`",
+            ),
+        };
+        Error::new(ErrorKind::SandboxLost, format!("the sandbox has ended: {why}"))
+            .with_remedy(remedy)
+    }
+}
+
+/// The error of whatever is asked of a sandbox that nobody has any more.
+pub(crate) fn dropped() -> Error {
+    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
+        .with_remedy("keep the `Sandbox` until its commands have ended")
 }
 
 /// Who has an open sandbox: the process that holds it, or one that stands for it.

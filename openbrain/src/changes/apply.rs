@@ -17,7 +17,7 @@ use std::{
 use rustix::fs::Mode;
 use serde::Serialize;
 
-use self::{host::Host, steps::Applying};
+use self::{host::Hosts, steps::Applying};
 use super::{
     EntryKind,
     folder::Fingerprint,
@@ -52,6 +52,8 @@ impl SavedChanges {
     /// the mount belongs; set-user-id and set-group-id bits are left out unless they were there. Hard
     /// links among files that are applied together stay links. What was applied is not kept any more.
     ///
+    /// When it was interrupted it is called again: what the host has already counts as applied.
+    ///
     /// # Errors
     ///
     /// `conflict` when the host has changed one of the files, naming them; `invalid_request` for a path
@@ -59,15 +61,17 @@ impl SavedChanges {
     /// stays applied, and the rest stays saved.
     pub fn apply(&mut self, paths: &[PathBuf]) -> Result<Applied> {
         let selected = self.select(paths)?;
-        let mut hosts = self.manifest.mounts.iter().map(Host::open).collect::<Result<Vec<_>>>()?;
-        self.check(&selected, &hosts)?;
-        let mut applying = Applying::new(self, &mut hosts, &selected);
+        let mounts = selected.iter().map(|index| self.manifest.items[*index].mount).collect();
+        let mut hosts = Hosts::open(&self.manifest.mounts, mounts)?;
+        let has = self.already_there(&selected, &mut hosts);
+        self.check(&selected, &has, &hosts)?;
+        let mut applying = Applying::new(self, &mut hosts, &selected, &has);
         let outcome = applying.run();
         let (done, mut applied) = (applying.done, applying.applied);
         applied.paths.sort();
-        let finished = hosts.iter_mut().try_for_each(Host::finish);
+        let finished = hosts.finish();
         let (count, all) = (done.len(), selected.len());
-        self.forget(&done, &hosts);
+        self.forget(&done, &mut hosts);
         let written = self.write();
         let failed = |what: String, error: io::Error| match error.kind() {
             io::ErrorKind::ResourceBusy => moved_on([what.as_str()].into_iter(), 1),
@@ -116,24 +120,28 @@ impl SavedChanges {
     }
 
     /// Refuses everything when the host has moved on with anything.
-    fn check(&self, selected: &BTreeSet<usize>, hosts: &[Host]) -> Result<()> {
-        let items = || selected.iter().map(|index| &self.manifest.items[*index]);
-        let paths = |fits: fn(&Item) -> bool| -> HashSet<(usize, &Path)> {
-            items().filter(|item| fits(item)).map(|item| (item.mount, &*item.path)).collect()
+    fn check(&self, selected: &BTreeSet<usize>, has: &HashSet<usize>, hosts: &Hosts) -> Result<()> {
+        let items = || selected.iter().map(|index| (index, &self.manifest.items[*index]));
+        let paths = |fits: &dyn Fn(&usize, &Item) -> bool| -> HashSet<(usize, &Path)> {
+            let found = items().filter(|(index, item)| fits(index, item));
+            found.map(|(_, item)| (item.mount, &*item.path)).collect()
         };
-        let deleted = paths(|item| item.after.is_none());
-        let made = paths(Item::is_new_directory);
+        let deleted = paths(&|_, item| item.after.is_none());
+        let made = paths(&|index, item| item.is_new_directory() && !has.contains(index));
         let mut moved = BTreeSet::new();
-        for item in items() {
+        for (index, item) in items() {
             let host = &hosts[item.mount];
             let is_known = |path: &Path| deleted.contains(&(item.mount, path));
             let parent = item.path.parent().unwrap_or(Path::new(""));
             // Whatever is there now instead of that directory is looked at by itself.
             let comes_with_its_directory = made.contains(&(item.mount, parent));
-            let is_due = !item.has_moved
-                && (comes_with_its_directory || host.is_unchanged(item).unwrap_or(false))
-                && (!item.empties_directory() || host.holds_only(item, is_known).unwrap_or(false));
-            if !is_due {
+            let is_due = || {
+                !item.has_moved
+                    && (comes_with_its_directory || host.is_unchanged(item).unwrap_or(false))
+                    && (!item.empties_directory()
+                        || host.holds_only(item, is_known).unwrap_or(false))
+            };
+            if !has.contains(index) && !is_due() {
                 moved.insert(quoted(&item.change.path));
             }
         }
@@ -143,13 +151,38 @@ impl SavedChanges {
         Err(moved_on(moved.iter().map(String::as_str), moved.len()))
     }
 
+    /// What the host has already: an attempt was interrupted before the record forgot it.
+    fn already_there(&self, selected: &BTreeSet<usize>, hosts: &mut Hosts) -> HashSet<usize> {
+        let mut found = HashSet::new();
+        // Directories that something else is in the place of: nothing is in them any more.
+        let mut replaced = HashSet::new();
+        for index in selected {
+            let item = &self.manifest.items[*index];
+            let place = |path| (item.mount, path);
+            let is_in_replaced =
+                item.path.parent().map(place).is_some_and(|p| replaced.contains(&p));
+            let host = &hosts[item.mount];
+            let is_as_before = host.is_unchanged(item).unwrap_or(false);
+            if is_in_replaced && item.after.is_none()
+                || !is_as_before && host.has(self, item).unwrap_or(false)
+            {
+                hosts.note_unlinked(item);
+                found.insert(*index);
+                if item.empties_directory() {
+                    replaced.insert(place(&*item.path));
+                }
+            }
+        }
+        found
+    }
+
     /// Takes what was applied out of what is left. A file that has lost a hard link has another time
     /// now, which is not somebody else's doing.
-    fn forget(&mut self, done: &HashSet<usize>, hosts: &[Host]) {
+    fn forget(&mut self, done: &HashSet<usize>, hosts: &mut Hosts) {
         let mut index = 0..;
         self.manifest.items.retain(|_| index.next().is_some_and(|index| !done.contains(&index)));
         for item in &mut self.manifest.items {
-            let host = &hosts[item.mount];
+            let Some(host) = hosts.beside(&self.manifest.mounts, item.mount) else { continue };
             let Some(before) = item.before.filter(|before| host.unlinked.contains(&before.inode))
             else {
                 continue;

@@ -53,6 +53,9 @@ pub(crate) struct Fingerprint {
     pub(crate) ctime: (i64, u32),
 }
 
+/// What we give ourselves of a directory to write to it.
+pub(crate) const WIDENED: Mode = Mode::WUSR.union(Mode::XUSR);
+
 impl Folder {
     pub(crate) fn new(root: OwnedFd) -> Self {
         Self { root, is_abandoned: false }
@@ -218,10 +221,13 @@ impl Fingerprint {
     }
 
     /// Whether this is what was found before. The times and the size of a directory change with what
-    /// is in it, which is looked at by itself.
+    /// is in it, which is looked at by itself, and its owner may write to it where we had to.
     pub(crate) fn is_same(&self, found: &Self) -> bool {
         match self.kind() {
-            EntryKind::Directory => (self.inode, self.mode) == (found.inode, found.mode),
+            EntryKind::Directory => {
+                let has_same_mode = [self.mode, self.mode | WIDENED.as_raw_mode()];
+                self.inode == found.inode && has_same_mode.contains(&found.mode)
+            }
             _ => self == found,
         }
     }

@@ -153,6 +153,8 @@ struct Written {
     layers: Arc<Layers>,
     /// One for each entry.
     origins: Vec<Origin>,
+    /// Indices of the layers of which something is missing in the report.
+    truncated: Vec<usize>,
 }
 
 /// Somebody who waits for a report.
@@ -184,8 +186,9 @@ impl Changes {
 
     fn of(layers: &Arc<Layers>) -> Self {
         let (entries, origins, truncated) = walk::walk(layers);
-        let written = Some(Arc::new(Written { layers: Arc::clone(layers), origins }));
-        Self { id: None, entries, truncated, written }
+        let is_truncated = !truncated.is_empty();
+        let written = Some(Arc::new(Written { layers: Arc::clone(layers), origins, truncated }));
+        Self { id: None, entries, truncated: is_truncated, written }
     }
 
     /// Whether nothing has changed.
@@ -208,7 +211,7 @@ impl Changes {
     ///
     /// # Errors
     ///
-    /// `invalid_request` when the report is truncated, was not made by this process or was
+    /// `invalid_request` when the report of a mount is truncated, was not made by this process or was
     /// [released](Self::release); `file_failed` when the contents cannot be copied, or have changed since the report.
     pub fn save(&mut self, directory: &Path) -> Result<Option<SavedChanges>> {
         let saved = saved::save(self, directory)?;

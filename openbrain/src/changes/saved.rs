@@ -110,17 +110,22 @@ pub(super) fn save(changes: &Changes, directory: &Path) -> Result<Option<SavedCh
             "save them in the process that has the sandbox, before they are released",
         ));
     };
-    if changes.truncated {
-        return Err(Error::invalid("a truncated list of changes cannot be saved").with_remedy(
+    // What the sandbox has of its own is not applied, whatever is missing of it.
+    let truncated = written.truncated.iter().map(|index| &written.layers.layers[*index]);
+    if let Some(mount) = truncated.into_iter().find(|layer| layer.mount().is_some()) {
+        let what = "a truncated list of changes cannot be saved: that of";
+        return Err(Error::invalid(format!("{what} {}", text::quoted(&mount.target))).with_remedy(
             "mount a smaller directory as overlay: at most 100000 files may change, with paths of \
                  16 MiB together",
         ));
     }
     let cannot = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::ResourceBusy => "ask for its changes again when nothing writes there",
+            _ => "make room there, or save them below another directory",
+        };
         let what = format!("cannot save the changes in `{}`", directory.display());
-        Error::new(ErrorKind::FileFailed, what)
-            .with_source(error)
-            .with_remedy("make room there, or save them below another directory")
+        Error::new(ErrorKind::FileFailed, what).with_source(error).with_remedy(remedy)
     };
     let (mounts, items) = plan(changes, written);
     if items.is_empty() {
@@ -196,27 +201,23 @@ impl SavedChanges {
     ///
     /// `invalid_request` when there are none of this name, or somebody else has them.
     pub fn load(directory: &Path, id: &str) -> Result<Self> {
-        let unknown = || {
-            Error::invalid(format!("there are no saved changes `{id}`"))
-                .with_remedy("`openbrain changes` lists those that there are")
-        };
-        if !is_id(id) {
-            return Err(unknown());
-        }
-        let path = directory.join(id);
-        let lock = lock(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => unknown(),
-            io::ErrorKind::WouldBlock => Error::invalid(format!(
-                "the saved changes `{id}` are in use"
-            ))
-            .with_remedy("another openbrain applies or shows them; try again when it is done"),
-            _ => cannot_read(id, error),
-        })?;
+        let (path, lock) = take(directory, id)?;
         let manifest = read_manifest(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => unknown(),
+            io::ErrorKind::NotFound => unknown(id),
             _ => cannot_read(id, error),
         })?;
         Ok(Self { directory: path, manifest, _lock: lock })
+    }
+
+    /// Removes the saved changes of this name, also when they cannot be read any more.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_request` when there are none of this name, or somebody else has them; `file_failed` when
+    /// they cannot be removed.
+    pub fn discard_by_id(directory: &Path, id: &str) -> Result<()> {
+        let (path, _lock) = take(directory, id)?;
+        remove(&path).map_err(|error| cannot_remove(&path, error))
     }
 
     /// The names of all saved changes below a directory, the oldest first, with the times when they
@@ -276,18 +277,7 @@ impl SavedChanges {
     ///
     /// `file_failed` when they cannot be removed.
     pub fn discard(self) -> Result<()> {
-        self.remove().map_err(|error| {
-            let what = format!("cannot remove `{}`", self.directory.display());
-            Error::new(ErrorKind::FileFailed, what)
-                .with_source(error)
-                .with_remedy("remove the directory yourself")
-        })
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        // Without its manifest it is none any more, whatever becomes of the rest.
-        fs::remove_file(self.directory.join(MANIFEST))?;
-        fs::remove_dir_all(&self.directory)
+        remove(&self.directory).map_err(|error| cannot_remove(&self.directory, error))
     }
 
     /// A content that was saved.
@@ -298,7 +288,7 @@ impl SavedChanges {
     /// Writes down what is left, or removes everything when nothing is.
     pub(super) fn write(&self) -> io::Result<()> {
         if self.manifest.items.is_empty() {
-            return self.remove();
+            return remove(&self.directory);
         }
         let (path, new) = (self.directory.join(MANIFEST), self.directory.join("manifest.new"));
         let mut file =
@@ -334,7 +324,7 @@ impl SavedChanges {
 fn copy_unchanged(upper: &Folder, item: &Item, to: &mut File) -> io::Result<()> {
     let changed = || {
         let what = format!("{} has changed since the report", text::quoted(&item.change.path));
-        io::Error::other(what)
+        io::Error::new(io::ErrorKind::ResourceBusy, what)
     };
     let from = upper.file(&item.path)?;
     // It lies in memory, where the blocks of a file are exactly what it has beside holes.
@@ -372,6 +362,34 @@ fn new_place(directory: &Path) -> io::Result<(String, PathBuf)> {
             made => return made.map(|()| (id, path)),
         }
     }
+}
+
+/// The directory of the saved changes of this name, and the lock that keeps others away.
+fn take(directory: &Path, id: &str) -> Result<(PathBuf, OwnedFd)> {
+    if !is_id(id) {
+        return Err(unknown(id));
+    }
+    let path = directory.join(id);
+    match lock(&path) {
+        Ok(lock) => Ok((path, lock)),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => unknown(id),
+            io::ErrorKind::WouldBlock => Error::invalid(format!(
+                "the saved changes `{id}` are in use"
+            ))
+            .with_remedy("another openbrain applies or shows them; try again when it is done"),
+            _ => cannot_read(id, error),
+        }),
+    }
+}
+
+/// Removes saved changes. Without their manifest they are none any more, whatever becomes of the rest.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join(MANIFEST)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::remove_dir_all(path)
 }
 
 /// Whether this may be the name of saved changes.
@@ -428,6 +446,17 @@ fn read_manifest(path: &Path) -> io::Result<Manifest> {
         VERSION => Ok(manifest),
         version => Err(io::Error::other(format!("version {version} is of another openbrain"))),
     }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::invalid(format!("there are no saved changes `{id}`"))
+        .with_remedy("`openbrain changes` lists those that there are")
+}
+
+fn cannot_remove(path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::FileFailed, format!("cannot remove `{}`", path.display()))
+        .with_source(error)
+        .with_remedy("remove the directory yourself")
 }
 
 fn cannot_read(id: &str, error: io::Error) -> Error {

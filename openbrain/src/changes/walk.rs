@@ -77,6 +77,7 @@ struct Group {
 struct Walk {
     entries: Vec<Change>,
     origins: Vec<Origin>,
+    /// Whether something is missing of the layer that is being compared.
     is_truncated: bool,
     budget: Budget,
     names: Names,
@@ -90,8 +91,10 @@ struct Waiting {
     bytes: usize,
 }
 
-/// Compares every layer; returns the entries, where they are, and whether something is missing.
-pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
+/// Compares every layer; returns the entries, where they are, and the indices of the layers of which
+/// something is missing.
+pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, Vec<usize>) {
+    let mut truncated = Vec::new();
     let mut walk = Walk::default();
     let since = layers.since;
     let deadline = Instant::now() + MOST_TIME;
@@ -105,11 +108,12 @@ pub(super) fn walk(layers: &Arc<Layers>) -> (Vec<Change>, Vec<Origin>, bool) {
             deadline,
             groups: HashMap::new(),
         };
-        if one.compare().is_err() {
-            walk.is_truncated = true;
+        let has_failed = one.compare().is_err();
+        if std::mem::take(&mut walk.is_truncated) || has_failed {
+            truncated.push(index);
         }
     }
-    (walk.entries, walk.origins, walk.is_truncated)
+    (walk.entries, walk.origins, truncated)
 }
 
 /// The comparison of one layer.

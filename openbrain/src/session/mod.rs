@@ -30,16 +30,16 @@ use std::{
 };
 
 use crate::{
-    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder},
+    backend::{Backend, BoxFuture, Running, Session, SessionEnd, SessionOrder, dropped},
     changes::Changes,
-    error::{Error, ErrorKind, Result},
+    error::Result,
     exec::Exec,
     new_sandbox::NewSandbox,
     output::{BackendName, Output},
     process::Process,
     sandbox::Isolation,
     spec::{SessionSpec, Spec},
-    units::check_timeout,
+    units::{MAX_TIMEOUT, check_timeout},
 };
 
 /// A sandbox that stays open: what one command leaves, the next one finds.
@@ -123,6 +123,14 @@ impl Sandbox {
     /// the sandbox (mounts, network, memory), and while it is paused; `sandbox_lost` when it has ended.
     pub async fn spawn(&self, exec: Exec) -> Result<Process> {
         self.runner.spawn(&self.session, &self.spec, exec).await
+    }
+
+    /// Starts a command without a deadline of its own: it lasts as long as the sandbox, which may be
+    /// renewed.
+    async fn spawn_lasting(&self, exec: Exec) -> Result<Process> {
+        // Longer than any sandbox has.
+        let spec = SessionSpec { command_timeout: MAX_TIMEOUT, ..SessionSpec::clone(&self.spec) };
+        self.runner.spawn(&self.session, &spec, exec).await
     }
 
     /// Runs a command in the sandbox to its end and collects its output.
@@ -316,11 +324,6 @@ impl Reference {
         let Self { spec, runner, expires_at, .. } = self.clone();
         Ok(Sandbox { session, spec, runner, expires_at, witness: Mutex::default() })
     }
-}
-
-fn dropped() -> Error {
-    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-        .with_remedy("keep the `Sandbox` as long as commands run in it")
 }
 
 /// A place to run commands that is there as long as its sandbox.

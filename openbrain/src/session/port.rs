@@ -46,8 +46,7 @@ impl Sandbox {
     /// `::1`.
     ///
     /// Neither the sandbox's network nor that of the host has a part in it: a sandbox without network
-    /// is reached as well. A connection counts as a command, and ends at the latest after the time
-    /// that the sandbox was given.
+    /// is reached as well. A connection counts as a command, and ends at the latest with the sandbox.
     ///
     /// ```no_run
     /// # async fn demo() -> openbrain::Result<()> {
@@ -73,8 +72,7 @@ impl Sandbox {
     pub async fn connect(&self, port: u16) -> Result<Connection> {
         let exec = Work::command(work::CONNECT, [port.to_string()]).stdin(Stdin::Pipe);
         let what = format!("cannot connect to port {port} of the sandbox");
-        let (exec, kind) = (exec.timeout(self.spec.timeout), ErrorKind::ConnectionFailed);
-        let mut work = Work::spawn(self, exec, what, kind).await?;
+        let mut work = Work::spawn_lasting(self, exec, what, ErrorKind::ConnectionFailed).await?;
         // A piece of no length says that there is a connection.
         match work.next_piece().await {
             Ok(Piece::End) => {}

@@ -66,12 +66,11 @@ impl Transfer {
 }
 
 pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<Transfer> {
-    let cannot = |error| failed(&format!("cannot read `{}`", from.display()), error);
+    let cannot = |path: &Path, error| failed(&format!("cannot read `{}`", path.display()), error);
     let source = Source::open(from).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => {
-            cannot(error).with_remedy("name a regular file or a directory; no link is followed")
-        }
-        _ => cannot(error),
+        io::ErrorKind::InvalidInput => cannot(from, error)
+            .with_remedy("name a regular file or a directory; no link is followed"),
+        _ => cannot(from, error),
     })?;
     let (place, name) = match source {
         Source::Tree(_) => (to, None),
@@ -80,7 +79,8 @@ pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<
     let mut work = Work::start(sandbox, work::UNPACK, &[place], Stdin::Pipe).await?;
     let mut transfer = Transfer::default();
     if let Some(stdin) = work.take_stdin() {
-        let mut sender = Sender { stdin, names: HashMap::new(), transfer: &mut transfer };
+        let (names, at) = (HashMap::new(), PathBuf::new());
+        let mut sender = Sender { stdin, names, at, transfer: &mut transfer };
         let sent = match &source {
             Source::Tree(tree) => sender.send_tree(tree).await,
             Source::File(entry) => {
@@ -90,7 +90,10 @@ pub(super) async fn upload(sandbox: &Sandbox, from: &Path, to: &Path) -> Result<
         match sent.and(sender.stdin.shutdown().await) {
             // Whoever reads no more says why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            sent => sent.map_err(cannot)?,
+            sent => sent.map_err(|error| match sender.at.as_os_str().is_empty() {
+                true => cannot(from, error),
+                false => cannot(&from.join(&sender.at), error),
+            })?,
         }
     }
     work.finish().await?;
@@ -118,6 +121,8 @@ struct Sender<'a> {
     stdin: ChildStdin,
     /// The first names of files with several, by device and inode.
     names: HashMap<(u64, u64), PathBuf>,
+    /// What is being read, below the root.
+    at: PathBuf,
     transfer: &'a mut Transfer,
 }
 
@@ -125,9 +130,11 @@ impl Sender<'_> {
     async fn send_tree(&mut self, tree: &Tree) -> io::Result<()> {
         let mut left = vec![PathBuf::new()];
         while let Some(directory) = left.pop() {
-            for entry in tree.entries(&directory)? {
-                let (name, entry) = entry?;
+            self.at.clone_from(&directory);
+            for (name, entry) in tree.entries(&directory)? {
                 let path = directory.join(name);
+                self.at.clone_from(&path);
+                let entry = entry?;
                 if entry.meta.is_dir() {
                     left.push(path.clone());
                 }

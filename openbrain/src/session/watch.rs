@@ -52,8 +52,7 @@ impl Files<'_> {
     ///
     /// Up to 4096 directories are watched. Links are not followed. Of a directory that is new, its
     /// entries may be told twice; changes of the same kind that follow each other closely may be told
-    /// once. A watch counts as a command, and ends at the latest after the time that the sandbox was
-    /// given.
+    /// once. A watch counts as a command, and ends at the latest with the sandbox.
     ///
     /// ```no_run
     /// # async fn demo() -> openbrain::Result<()> {
@@ -76,8 +75,8 @@ impl Files<'_> {
     pub async fn watch(&self, path: impl AsRef<Path>) -> Result<FileWatch> {
         let path = path.as_ref();
         let what = format!("cannot watch `{}` in the sandbox", path.display());
-        let exec = Work::command(work::WATCH, [text(path)?]).timeout(self.0.spec.timeout);
-        let mut work = Work::spawn(self.0, exec, what, ErrorKind::FileFailed).await?;
+        let exec = Work::command(work::WATCH, [text(path)?]);
+        let mut work = Work::spawn_lasting(self.0, exec, what, ErrorKind::FileFailed).await?;
         match work.next_change().await.map_err(with_remedy)? {
             Some((first, _)) if first.kind == change::READY => Ok(FileWatch(work)),
             _ => Err(work.garbled()),

@@ -89,9 +89,22 @@ impl Work {
         what: String,
         kind: ErrorKind,
     ) -> Result<Self> {
-        let process = sandbox.spawn(exec).await?;
+        Ok(Self::of(sandbox.spawn(exec).await?, what, kind))
+    }
+
+    /// The same, for work that lasts as long as the sandbox.
+    pub(super) async fn spawn_lasting(
+        sandbox: &Sandbox,
+        exec: Exec,
+        what: String,
+        kind: ErrorKind,
+    ) -> Result<Self> {
+        Ok(Self::of(sandbox.spawn_lasting(exec).await?, what, kind))
+    }
+
+    fn of(process: Process, what: String, kind: ErrorKind) -> Self {
         let (heard, said) = (Vec::new(), Vec::new());
-        Ok(Self { process, what, kind, heard, taken: 0, said, is_over: false })
+        Self { process, what, kind, heard, taken: 0, said, is_over: false }
     }
 
     pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
@@ -273,7 +286,14 @@ impl Work {
             Status::TimedOut => io::ErrorKind::TimedOut.into(),
             Status::Signaled(_) | Status::Cancelled => io::ErrorKind::Interrupted.into(),
         };
-        Err(Error::new(self.kind, &self.what).with_source(error))
+        let failed = Error::new(self.kind, &self.what).with_source(error);
+        Err(match status {
+            Status::TimedOut => failed.with_remedy(
+                "it took longer than a command may in a sandbox: do it in parts, or raise \
+                 `security.sandbox.timeout_seconds` before the sandbox is created",
+            ),
+            _ => failed,
+        })
     }
 
     pub(super) fn garbled(&self) -> Error {

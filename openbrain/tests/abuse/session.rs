@@ -5,11 +5,16 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use libc::EPERM;
 use openbrain::{ErrorKind, Exec, Limits, NewSandbox, Output, Process, Sandbox, Status};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{
     host::{self, Place, descendants, engine, eventually, probe, split},
@@ -301,6 +306,70 @@ stage! {
 #[test]
 fn a_sandbox_without_process_one_leaves_nothing() {
     host::stage("session::a_sandbox_without_process_one", |_| ());
+}
+
+/// Commands that are asked for while the sandbox is being paused start before that or after the end of it.
+#[test]
+fn nothing_starts_in_a_paused_sandbox() {
+    let place = Place::new();
+    let count = || fs::read_dir(place.work()).unwrap().count();
+    block_on(async {
+        let sandbox = Arc::new(open(NewSandbox::default().mount(place.work())).await);
+        for round in 0..20 {
+            let mut commands = JoinSet::new();
+            for n in 0..30 {
+                let (sandbox, name) = (Arc::clone(&sandbox), format!("{round}-{n}"));
+                commands.spawn(async move { sandbox.run(Exec::argv(["touch", &name])).await });
+            }
+            // They are on their way, some of them further than others.
+            sleep(Duration::from_millis(round)).await;
+            sandbox.pause().await.unwrap();
+            let before = count();
+            sleep(Duration::from_millis(50)).await;
+            assert_eq!(count(), before);
+            sandbox.resume().await.unwrap();
+            while let Some(ended) = commands.join_next().await {
+                let refused = ended.unwrap().err();
+                assert!(refused.is_none_or(|error| error.to_string().contains("is paused")));
+            }
+        }
+    });
+}
+
+/// Whatever the last one was, the sandbox is what it is told to be.
+#[test]
+fn orders_at_the_same_time_are_carried_out_one_after_the_other() {
+    block_on(async {
+        let sandbox = open(NewSandbox::default()).await;
+        for _ in 0..200 {
+            let (pause, resume) = (sandbox.pause(), sandbox.resume());
+            let (paused, resumed, renewed) =
+                tokio::join!(pause, resume, sandbox.renew(Duration::from_secs(100)));
+            paused.and(resumed).and(renewed).unwrap();
+            let run = timeout(Duration::from_secs(30), sandbox.run(Exec::argv(["true"])));
+            if let Err(error) = run.await.expect("it is not paused, or says so") {
+                assert!(error.to_string().contains("is paused"), "{error}");
+                sandbox.resume().await.unwrap();
+            }
+        }
+    });
+}
+
+/// It takes the minute that a start may take.
+#[test]
+fn a_sandbox_full_of_commands_says_so() {
+    block_on(async {
+        let sandbox = open(NewSandbox::default()).await;
+        let mut running = Vec::new();
+        for _ in 0..64 {
+            running.push(sandbox.spawn(Exec::argv(["sleep", "1000"])).await.unwrap());
+        }
+        let error = sandbox.run(Exec::argv(["true"])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.remedy().unwrap().contains("64 commands"), "{error:?}");
+        drop(running.pop());
+        shell(&sandbox, "true").await;
+    });
 }
 
 /// What a mount holds is followed by the sandbox's own view, in every command.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use openbrain::{SavedChanges, Status};
+use openbrain::{Exec, Mount, MountMode, SavedChanges, Status};
 
 use crate::support::{Host, snapshot, told};
 
@@ -141,6 +141,53 @@ fn links_of_the_host_do_not_hold_each_other_up() {
         assert_eq!(host.read("b"), "other\n");
         assert!(!host.path("d").exists());
     }
+}
+
+/// An ordinary user has to let itself in, which is no change of the host's.
+#[test]
+fn read_only_directories_are_deleted_and_replaced() {
+    let host = Host::with(&[("gone/a/x", "x"), ("gone/y", "y"), ("file/z", "z"), ("kept/k", "k")]);
+    for path in ["gone/a", "gone", "file", "kept"] {
+        fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    host.apply(
+        "chmod -R u+w .; rm -r gone file; echo f > file; echo n > kept/n; rm kept/k; chmod 555 kept",
+    );
+}
+
+/// What a script changes in two overlays: `one` and `two` of the tree.
+fn save_of_two(host: &Host, script: &str) -> SavedChanges {
+    let mount = |name: &str| Mount::new(host.path(name), format!("/{name}"), MountMode::Overlay);
+    let exec = Exec::new(script).sandbox().mount_at(mount("one")).mount_at(mount("two")).changes();
+    let output = host.engine.run_blocking(exec).unwrap();
+    assert!(output.success(), "{}", output.stderr_text());
+    output.changes.unwrap().save(&host.saved()).unwrap().unwrap()
+}
+
+#[test]
+fn a_file_of_two_mounts_holds_up_neither() {
+    for parts in [&[&["/one"][..], &["/two"]][..], &[&[]]] {
+        let host = Host::with(&[("one/a", "same"), ("two/x", "x")]);
+        fs::hard_link(host.path("one/a"), host.path("two/b")).unwrap();
+        let mut saved = save_of_two(&host, "echo 1 > /one/a; echo 2 > /two/b");
+        for part in parts {
+            saved.apply(&part.iter().map(PathBuf::from).collect::<Vec<_>>()).unwrap();
+        }
+        assert_eq!([host.read("one/a"), host.read("two/b")], ["1\n", "2\n"]);
+    }
+}
+
+#[test]
+fn a_mount_that_is_gone_holds_up_no_other() {
+    let host = Host::with(&[("one/a", "a"), ("two/b", "b")]);
+    let mut saved = save_of_two(&host, "echo 1 > /one/a; echo 2 > /two/b");
+    fs::rename(host.path("two"), host.beside("moved")).unwrap();
+    assert_eq!(host.refused(&mut saved, &[]).code(), "file_failed");
+    saved.apply(&["/one".into()]).unwrap();
+    assert_eq!(host.read("one/a"), "1\n");
+    fs::rename(host.beside("moved"), host.path("two")).unwrap();
+    saved.apply(&[]).unwrap();
+    assert_eq!(host.read("two/b"), "2\n");
 }
 
 #[test]
@@ -288,6 +335,23 @@ fn discarded_changes_are_gone() {
         let error = SavedChanges::load(&host.saved(), id).unwrap_err();
         assert_eq!(error.code(), "invalid_request", "{id}: {error}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_discarded_as_well() {
+    let host = Host::with(&[("a", "a")]);
+    let saved = host.save("echo b > a");
+    let id = saved.id().to_owned();
+    let busy = SavedChanges::discard_by_id(&host.saved(), &id).unwrap_err();
+    assert!(busy.to_string().contains("in use"), "{busy}");
+    drop(saved);
+    fs::write(host.saved().join(&id).join("manifest.json"), "{").unwrap();
+    let error = SavedChanges::load(&host.saved(), &id).unwrap_err();
+    assert!(error.remedy().unwrap().contains(&format!("openbrain discard {id}")), "{error:?}");
+    SavedChanges::discard_by_id(&host.saved(), &id).unwrap();
+    assert_eq!(fs::read_dir(host.saved()).unwrap().count(), 0);
+    let error = SavedChanges::discard_by_id(&host.saved(), &id).unwrap_err();
+    assert_eq!(error.code(), "invalid_request", "{error}");
 }
 
 #[test]

@@ -13,4 +13,5 @@ mod image;
 mod model;
 mod opened;
 mod report;
+mod resumed;
 mod support;

@@ -54,7 +54,22 @@ fn what_changed_since_the_report_is_not_saved_as_if_it_were_reported() {
         sandbox.run(Exec::new("echo then > a")).await.unwrap();
         let error = changes.save(&host.saved()).unwrap_err();
         assert_eq!(error.code(), "file_failed", "{error}");
+        assert!(error.remedy().unwrap().contains("again when nothing writes"), "{error:?}");
         assert_eq!(std::fs::read_dir(host.saved()).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn what_is_missing_of_tmp_holds_up_no_mount() {
+    let host = Host::with(&[("a", "a\n")]);
+    let deep = "import os; os.chdir('/tmp')\nfor n in range(3000):\n  os.mkdir('d' * 50); os.chdir('d' * 50)";
+    with_sandbox(&host, async |sandbox| {
+        sandbox.run(Exec::new("echo b > a")).await.unwrap();
+        sandbox.run(Exec::script("python", deep)).await.unwrap();
+        let mut changes = sandbox.changes().await.unwrap();
+        assert!(changes.truncated);
+        changes.save(&host.saved()).unwrap().unwrap().apply(&[]).unwrap();
+        assert_eq!(host.read("a"), "b\n");
     });
 }
 

@@ -482,6 +482,20 @@ pub(crate) async fn a_file_that_grows_is_copied_up_to_its_end(f: &Fixture) {
     drop(writer);
 }
 
+pub(crate) async fn what_cannot_be_uploaded_is_named(f: &Fixture) {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: root can read everything");
+        return;
+    }
+    let there = f.directory().join("there");
+    fs::create_dir_all(there.join("sub")).unwrap();
+    f.file("there/sub/locked", "secret", 0o000);
+    let sandbox = f.create(NewSandbox::default()).await;
+    let error = sandbox.files().upload(&there, "/tmp/t").await.unwrap_err();
+    assert_eq!(error.io_kind(), Some(io::ErrorKind::PermissionDenied), "{error}");
+    assert!(error.to_string().contains("there/sub/locked`"), "{error}");
+}
+
 /// A sandbox changes what it has mounted, while that is copied into another one.
 pub(crate) async fn an_upload_reads_nothing_beside_its_source(f: &Fixture) {
     let (work, secret) = (f.directory().join("work"), f.file("secret", "secret", 0o644));

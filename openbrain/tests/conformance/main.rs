@@ -327,6 +327,7 @@ macro_rules! cases_of_every_session {
             watches:
                 changes_are_told_as_they_happen,
                 new_directories_are_watched,
+                watches_and_connections_last_as_long_as_the_sandbox,
                 what_cannot_be_watched_is_told,
             ;
             ports:
@@ -430,6 +431,7 @@ mod embedded {
         files:
             a_file_that_grows_is_copied_up_to_its_end,
             an_upload_reads_nothing_beside_its_source,
+            what_cannot_be_uploaded_is_named,
         ;
         rootfs:
             a_rootfs_is_the_system,

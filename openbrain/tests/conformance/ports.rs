@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::support::{Fixture, until};
 
-const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Serves connections one after the other, each in a thread of its own.
@@ -35,14 +35,14 @@ def echo(peer):
 "#;
 
 /// A server in a sandbox, which listens.
-async fn serving(sandbox: &Sandbox, program: &str) -> Process {
+pub(crate) async fn serving(sandbox: &Sandbox, program: &str) -> Process {
     let exec = Exec::script("python", format!("{SERVER}\n{program}"));
     let mut process = sandbox.spawn(exec).await.unwrap();
     until(&mut process, "up\n").await;
     process
 }
 
-async fn ask(connection: &mut Connection, question: &[u8]) -> Vec<u8> {
+pub(crate) async fn ask(connection: &mut Connection, question: &[u8]) -> Vec<u8> {
     connection.write_all(question).await.unwrap();
     connection.shutdown().await.unwrap();
     let mut answer = Vec::new();

@@ -1,10 +1,15 @@
 //! What happens to the files of a sandbox, while it happens.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use openbrain::{ErrorKind, FileChangeKind, FileWatch, NewSandbox};
+use tokio::time::timeout;
 
-use crate::{files::shell, support::Fixture};
+use crate::{
+    files::shell,
+    ports::{PORT, ask, serving},
+    support::Fixture,
+};
 
 use FileChangeKind::{Attributes, Created, Lost, Modified, Removed};
 
@@ -82,12 +87,12 @@ pub(crate) async fn new_directories_are_watched(f: &Fixture) {
 
 pub(crate) async fn a_watch_that_cannot_keep_up_says_so(f: &Fixture) {
     let sandbox = f.create(NewSandbox::default()).await;
-    shell(&sandbox, "mkdir /tmp/w").await;
-    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    shell(&sandbox, "mkdir -p /tmp/w/old/er /tmp/out").await;
     // The queue of the kernel has 16384 places (`max_queued_events`), and there is room on the way.
-    let script = "cd /tmp/w; n=$(cat /proc/sys/fs/inotify/max_queued_events); i=0; \
-                  while [ $i -lt $((n * 2 + 40000)) ]; do : >a; : >b; i=$((i + 1)); done";
-    shell(&sandbox, script).await;
+    let flood = "cd /tmp/w; n=$(cat /proc/sys/fs/inotify/max_queued_events); i=0; \
+                 while [ $i -lt $((n * 2 + 40000)) ]; do : >a; : >b; i=$((i + 1)); done";
+    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    shell(&sandbox, &format!("{flood}; mkdir -p new/est; mv old /tmp/out")).await;
     let lost = async {
         while let Some(change) = watch.next().await.unwrap() {
             if change.kind == Lost {
@@ -96,6 +101,15 @@ pub(crate) async fn a_watch_that_cannot_keep_up_says_so(f: &Fixture) {
         }
     };
     lost.await;
+    // What has come in between is watched, and what has gone is not.
+    shell(&sandbox, "cd /tmp/w; touch new/est/file /tmp/out/old/er/unseen last").await;
+    let told = until(&mut watch, "last").await;
+    assert!(told.contains(&(Created, "new/est/file".into(), false)), "{told:?}");
+    assert!(!told.iter().any(|(_, path, _)| path.contains("unseen")), "{told:?}");
+    // The end of the directory is not missed either.
+    shell(&sandbox, &format!("{flood}; rm -r /tmp/w")).await;
+    let end = async { while watch.next().await.unwrap().is_some() {} };
+    timeout(Duration::from_secs(60), end).await.expect("the watch has ended");
 }
 
 pub(crate) async fn what_cannot_be_watched_is_told(f: &Fixture) {
@@ -121,4 +135,18 @@ pub(crate) async fn what_cannot_be_watched_is_told(f: &Fixture) {
     sandbox.kill().await.unwrap();
     let error = watch.next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SandboxLost, "{error}");
+}
+
+/// The time that a sandbox had at first says nothing of one that was renewed.
+pub(crate) async fn watches_and_connections_last_as_long_as_the_sandbox(f: &Fixture) {
+    let (first, long) = (Duration::from_secs(2), Duration::from_secs(100));
+    let sandbox = f.create(NewSandbox::default().timeout(first)).await;
+    sandbox.renew(long).await.unwrap();
+    shell(&sandbox, "mkdir /tmp/w").await;
+    let _server = serving(&sandbox, "serve(echo)").await;
+    let mut watch = sandbox.files().watch("/tmp/w").await.unwrap();
+    let mut connection = sandbox.connect(PORT).await.unwrap();
+    shell(&sandbox, "sleep 2; mkdir /tmp/w/one; touch /tmp/w/last").await;
+    assert_eq!(until(&mut watch, "last").await, [(Created, "one".into(), true)]);
+    assert_eq!(ask(&mut connection, b"still there?").await, b"still there?");
 }

@@ -8,11 +8,15 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use tokio::time::timeout;
+
 use super::{build::unavailable, command, walls};
 use crate::{
     backend::{
-        Account, Backend, BoxFuture, Control, Ended, Order, Owner, Running,
-        helper::{Descriptors, Door, Guarded, Prepared, Program, Section, StartFailure},
+        Account, Backend, BoxFuture, Control, Ended, Order, Owner, Running, dropped,
+        helper::{
+            Descriptors, Door, Guarded, Prepared, Program, START, Section, StartFailure, wire,
+        },
     },
     error::{Error, ErrorKind, Result},
     output::BackendName,
@@ -63,7 +67,8 @@ impl Entrance {
         let program = self.compile(spec, &command)?;
         let present = owner.upgrade().ok_or_else(dropped)?;
         let account = present.account().await?;
-        let link = match self.door.ask(&program, &command.fds()).await {
+        let asked = timeout(START, self.door.ask(&program, &command.fds())).await;
+        let link = match asked.unwrap_or_else(|_| Err(full())) {
             Ok(link) => link,
             Err(error) => return Err(present.why_ended().await.unwrap_or(error)),
         };
@@ -72,6 +77,7 @@ impl Entrance {
             Err(StartFailure::Helper(error)) => {
                 return Err(present.why_ended().await.unwrap_or(error));
             }
+            Err(StartFailure::Late) => return Err(full()),
             Err(failure) => return Err(failure.into_error(&command.argv()[0], unavailable)),
         };
         Ok(Running {
@@ -155,7 +161,11 @@ impl Job {
     }
 }
 
-fn dropped() -> Error {
-    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-        .with_remedy("keep the `Sandbox` until its commands have ended")
+/// No place has become free in the longest time that a start takes.
+fn full() -> Error {
+    let what = format!("the sandbox did not start the command within {} s", START.as_secs());
+    Error::new(ErrorKind::ResourceExhausted, what).with_remedy(format!(
+        "{} commands can run in it at a time: end one, and resume the sandbox if it is paused",
+        wire::MOST_COMMANDS
+    ))
 }

@@ -61,6 +61,7 @@ pub(crate) async fn open(spec: &SessionSpec) -> Result<Arc<dyn Session>> {
         entrance: Entrance { id: format!("sbx_{}", random_name()), door, rlimits, isolation },
         link,
         heard: watch::Sender::default(),
+        ordering: tokio::sync::Mutex::default(),
         serial: AtomicU32::new(0),
         is_paused: AtomicBool::new(false),
         is_killed: AtomicBool::new(false),
@@ -82,6 +83,8 @@ struct Open {
     entrance: Entrance,
     link: Link,
     heard: watch::Sender<Heard>,
+    /// Who gives an order and waits for its answer.
+    ordering: tokio::sync::Mutex<()>,
     /// Number of the last order.
     serial: AtomicU32,
     is_paused: AtomicBool,
@@ -123,7 +126,7 @@ impl Owner for Open {
     }
 
     fn why_ended(&self) -> BoxFuture<'_, Option<Error>> {
-        Box::pin(async { timeout(REASON, self.end()).await.ok().map(lost) })
+        Box::pin(async { timeout(REASON, self.end()).await.ok().map(SessionEnd::into_error) })
     }
 }
 
@@ -193,15 +196,8 @@ impl Session for Open {
         Box::pin(async move {
             match order {
                 SessionOrder::Renew(time) => self.answered(wire::Order::LIVE, time).await,
-                SessionOrder::Pause => {
-                    self.answered(wire::Order::PAUSE, Duration::ZERO).await?;
-                    self.is_paused.store(true, Relaxed);
-                    Ok(())
-                }
-                SessionOrder::Resume => {
-                    self.is_paused.store(false, Relaxed);
-                    self.answered(wire::Order::RESUME, Duration::ZERO).await
-                }
+                SessionOrder::Pause => self.answered(wire::Order::PAUSE, Duration::ZERO).await,
+                SessionOrder::Resume => self.answered(wire::Order::RESUME, Duration::ZERO).await,
                 SessionOrder::Keep => {
                     self.answered(wire::Order::KEEP, Duration::ZERO).await?;
                     self.forget_written();
@@ -224,15 +220,29 @@ impl Open {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Gives an order and waits until it was carried out.
+    /// Gives an order and waits until it was carried out. One at a time: a later one says nothing of
+    /// those before it, and whether the sandbox is paused is what the last of them has made of it.
     async fn answered(&self, signal: i32, time: Duration) -> Result<()> {
+        let _others_wait = self.ordering.lock().await;
+        if signal == wire::Order::PAUSE {
+            // Nobody may learn of it too late, not even when nobody waits for the answer.
+            self.is_paused.store(true, Relaxed);
+        }
+        self.carried_out(signal, time).await?;
+        if signal == wire::Order::RESUME {
+            self.is_paused.store(false, Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn carried_out(&self, signal: i32, time: Duration) -> Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed) + 1;
         let milliseconds = time.as_millis() as u64;
         self.link.send(wire::Order { signal, serial, milliseconds });
         // The monitor carries orders out one after the other.
         let answer = self.hear_until(|heard| match heard.end {
             _ if heard.done >= serial => Some(Ok(())),
-            end => end.map(|end| Err(lost(end))),
+            end => end.map(|end| Err(end.into_error())),
         });
         timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(no_answer("obey")))
     }
@@ -286,20 +296,6 @@ impl Drop for Open {
             groups.abandon();
         }
     }
-}
-
-fn lost(end: SessionEnd) -> Error {
-    let (why, remedy) = match end {
-        SessionEnd::Expired => {
-            ("its time was over", "give it a longer timeout, or renew it in time")
-        }
-        SessionEnd::Killed => ("it was killed", "create another one"),
-        SessionEnd::Died => (
-            "its processes were killed from outside, or the machine ran out of memory",
-            "create another one; look for who kills processes named `openbrain`",
-        ),
-    };
-    Error::new(ErrorKind::SandboxLost, format!("the sandbox has ended: {why}")).with_remedy(remedy)
 }
 
 fn no_answer(what: &str) -> Error {

@@ -32,6 +32,8 @@ pub(crate) enum StartFailure {
     Step(String, Blame, io::Error),
     /// The command could not be executed.
     Exec(io::Error),
+    /// It took longer than a minute.
+    Late,
     /// The helper itself failed.
     Helper(Error),
 }
@@ -52,7 +54,7 @@ pub(crate) async fn started(link: &Link, program: &Program) -> Result<Handed, St
     let mut handed = Handed::default();
     let late = Instant::now() + START;
     loop {
-        let heard = timeout_at(late, link.report()).await.unwrap_or_else(|_| Err(too_late()));
+        let heard = timeout_at(late, link.report()).await.map_err(|_| StartFailure::Late)?;
         let heard = heard.map_err(StartFailure::Helper)?;
         let Some((heard, fds)) = heard else {
             let what = "the helper process ended before the command started";
@@ -88,12 +90,7 @@ pub(crate) fn start(heard: &Report, program: &Program) -> Option<Result<(), Star
 }
 
 /// Time for a command to start. What takes longer is a file system that does not answer.
-const START: Duration = Duration::from_secs(60);
-
-fn too_late() -> Error {
-    Error::new(ErrorKind::Internal, "the command did not start within a minute")
-        .with_remedy("check that the file systems of its program and mounts answer")
-}
+pub(crate) const START: Duration = Duration::from_secs(60);
 
 impl StartFailure {
     /// The error of the command named `name`; `machine` says what a step's failure means.
@@ -104,6 +101,10 @@ impl StartFailure {
     ) -> Error {
         match self {
             Self::Helper(error) => error,
+            Self::Late => {
+                Error::new(ErrorKind::Internal, "the command did not start within a minute")
+                    .with_remedy("check that the file systems of its program and mounts answer")
+            }
             Self::Exec(error) => cannot_execute(name, error),
             Self::Step(what, Blame::Request, error) => {
                 Error::invalid(format!("cannot {what}")).with_source(error)

@@ -16,7 +16,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     command::{CommandPlan, Descriptors},
-    control::{Guarded, StartFailure, ended, signals, start, started},
+    control::{Guarded, START, StartFailure, ended, signals, start, started},
     launch::{Door, IMAGE, Link, launch, settle},
     prepared::Prepared,
     program::{Arg, Commands, Data, Program, Register},

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     backend::{
         Account, Backend, BoxFuture, Control, Ended, NoAccount, Order, Owner, Running, Session,
-        SessionEnd, SessionOrder, WayIn,
+        SessionEnd, SessionOrder, WayIn, dropped,
         helper::wire::{self, Letter, letter},
     },
     error::{Error, ErrorKind, Result},
@@ -173,15 +173,11 @@ impl State {
     /// The error of whatever is asked of the sandbox, when it has ended.
     fn ended(&self) -> Option<Error> {
         let expired = self.with_lease(Lease::has_expired);
-        let (why, remedy) = match (*self.is_killed.borrow(), expired) {
-            (true, _) => ("it was killed", "create another one"),
-            (false, Some(true)) => {
-                ("its time was over", "give it a longer timeout, or renew it in time")
-            }
-            (false, _) => return None,
-        };
-        let message = format!("the sandbox has ended: {why}");
-        Some(Error::new(ErrorKind::SandboxLost, message).with_remedy(remedy))
+        match (*self.is_killed.borrow(), expired) {
+            (true, _) => Some(SessionEnd::Killed.into_error()),
+            (false, Some(true)) => Some(SessionEnd::Expired.into_error()),
+            (false, _) => None,
+        }
     }
 }
 
@@ -423,11 +419,6 @@ impl Control for Remote {
             }
         })
     }
-}
-
-fn dropped() -> Error {
-    Error::new(ErrorKind::SandboxLost, "the sandbox was dropped")
-        .with_remedy("keep the `Sandbox` until its commands have ended")
 }
 
 impl Drop for Remote {

@@ -1,30 +1,43 @@
 //! A mount's directory on the host, as changes are applied to it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsStr,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ops::{Index, IndexMut},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use super::{
     super::{
-        EntryKind,
-        folder::{Fingerprint, Folder, by_descriptor, name, names, stat_at},
-        saved::{self, Item, SavedMount},
+        EntryKind, content,
+        folder::{Fingerprint, Folder, WIDENED, by_descriptor, name, names, stat_at},
+        saved::{self, Item, SavedChanges, SavedMount},
         text::quoted,
     },
     moved_on,
 };
 use crate::error::{Error, ErrorKind, Result};
 
+/// What a new directory has until the end: nobody else's rights, and a mark, so that it is known again.
+pub(super) const IN_THE_MAKING: Mode = Mode::RWXU.union(Mode::SVTX);
+
+/// The longest time for the comparison of one file.
+const LONGEST_COMPARISON: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A mount's directory on the host.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) folder: Folder,
+    /// The file system that it is on (`st_dev`, `stat(2)`).
+    device: u64,
     owner: Option<(Uid, Gid)>,
     /// Directories, and the permissions that they get in the end, the last first.
     pub(super) modes: Vec<(OwnedFd, Mode)>,
@@ -32,8 +45,63 @@ pub(super) struct Host {
     pub(super) unlinked: HashSet<u64>,
 }
 
+/// The directories of the mounts that are concerned, by the indices of these.
+#[derive(Debug)]
+pub(super) struct Hosts(BTreeMap<usize, Host>);
+
+impl Hosts {
+    pub(super) fn open(mounts: &[SavedMount], indices: BTreeSet<usize>) -> Result<Self> {
+        let open = |index| Ok((index, Host::open(&mounts[index])?));
+        Ok(Self(indices.into_iter().map(open).collect::<Result<_>>()?))
+    }
+
+    /// Notes that a file has lost a name to what was applied, or has been renamed: its other names, in
+    /// other mounts as well, are found with another time.
+    pub(super) fn note_unlinked(&mut self, item: &Item) {
+        let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory)
+        else {
+            return;
+        };
+        let device = self[item.mount].device;
+        let there = self.0.values_mut().filter(|host| host.device == device);
+        for host in there {
+            host.unlinked.insert(before.inode);
+        }
+    }
+
+    /// One more mount, for the names that it has of what was applied in others.
+    pub(super) fn beside(&mut self, mounts: &[SavedMount], index: usize) -> Option<&Host> {
+        if !self.0.contains_key(&index) {
+            let mut host = Host::open(&mounts[index]).ok()?;
+            let there = self.0.values().filter(|other| other.device == host.device);
+            host.unlinked = there.flat_map(|other| other.unlinked.iter().copied()).collect();
+            self.0.insert(index, host);
+        }
+        self.0.get(&index)
+    }
+
+    /// Gives directories their permissions, and waits until everything is on disk.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.0.values_mut().try_for_each(Host::finish)
+    }
+}
+
+impl Index<usize> for Hosts {
+    type Output = Host;
+
+    fn index(&self, mount: usize) -> &Host {
+        &self.0[&mount]
+    }
+}
+
+impl IndexMut<usize> for Hosts {
+    fn index_mut(&mut self, mount: usize) -> &mut Host {
+        self.0.get_mut(&mount).expect("the mounts of what is applied are open")
+    }
+}
+
 impl Host {
-    pub(super) fn open(mount: &SavedMount) -> Result<Self> {
+    fn open(mount: &SavedMount) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let source = quoted(&mount.source);
         let root = rustix::fs::open(&mount.source, flags, Mode::empty()).map_err(|error| {
@@ -51,7 +119,8 @@ impl Host {
         }
         let owner = mount.owner.filter(|_| rustix::process::geteuid().is_root());
         let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
-        Ok(Self { folder: Folder::new(root), owner, modes: Vec::new(), unlinked: HashSet::new() })
+        let (folder, device) = (Folder::new(root), found.st_dev);
+        Ok(Self { folder, device, owner, modes: Vec::new(), unlinked: HashSet::new() })
     }
 
     /// Whether the host has what it had when the report was made, but for the links that a file has
@@ -69,6 +138,77 @@ impl Host {
         })
     }
 
+    /// Whether the host has already what is to be made of an entry: somebody has applied it and was
+    /// interrupted before the record forgot it, or the host came to the same by itself.
+    pub(super) fn has(&self, saved: &SavedChanges, item: &Item) -> io::Result<bool> {
+        let found = match self.folder.parent(&item.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            parent => stat_at(parent?.as_fd(), name(&item.path)?)?.map(|stat| stat.print),
+        };
+        let (Some(after), Some(found)) = (item.after, found) else {
+            return Ok(item.after.is_none() && found.is_none());
+        };
+        if after.kind() != found.kind() {
+            return Ok(false);
+        }
+        let has_mode = found.permissions() == item.mode().as_raw_mode();
+        match after.kind() {
+            EntryKind::Directory => Ok(Self::has_directory(item, &found)),
+            EntryKind::File
+                if has_mode && (found.size, found.mtime) == (after.size, after.mtime) =>
+            {
+                let number = item.content.ok_or(io::ErrorKind::InvalidData)?;
+                let (new, here) = (saved.content(number)?, self.folder.file(&item.path)?);
+                content::is_same(&new, &here, after.size, Instant::now() + LONGEST_COMPARISON)
+            }
+            EntryKind::Link => {
+                let link = self.folder.open(&item.path, OFlags::PATH)?;
+                let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+                let expected = item.change.target.as_ref();
+                Ok(expected.is_some_and(|to| to.as_os_str().as_bytes() == target.as_bytes()))
+            }
+            EntryKind::Fifo => Ok(has_mode),
+            EntryKind::File | EntryKind::Socket | EntryKind::Device => Ok(false),
+        }
+    }
+
+    /// Whether a directory is what it is to be, or was on its way there.
+    fn has_directory(item: &Item, found: &Fingerprint) -> bool {
+        // The host hands this bit of a directory down itself.
+        let plain = |mode: Mode| mode - Mode::SGID;
+        let mode = plain(Mode::from_raw_mode(found.permissions()));
+        let last = [item.mode(), item.mode() | WIDENED, item.mode() | Mode::RWXU].map(plain);
+        match item.is_new_directory() {
+            true => mode == IN_THE_MAKING || last.contains(&mode),
+            false => {
+                item.before.is_some_and(|before| before.inode == found.inode)
+                    && last.contains(&mode)
+            }
+        }
+    }
+
+    /// Lets a directory that the host has already get its permissions in the end.
+    pub(super) fn adopt(&mut self, item: &Item) -> io::Result<()> {
+        let directory = self.folder.open(&item.path, OFlags::PATH | OFlags::DIRECTORY)?;
+        match stat_at(directory.as_fd(), OsStr::new(""))? {
+            Some(found) if Self::has_directory(item, &found.print) => {
+                self.give_mode(directory, item)
+            }
+            _ => Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    }
+
+    /// Lets a directory get its permissions in the end; a new one keeps the bit that the host has handed
+    /// down.
+    pub(super) fn give_mode(&mut self, directory: OwnedFd, item: &Item) -> io::Result<()> {
+        let inherited = match item.is_new_directory() {
+            true => Mode::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode) & Mode::SGID,
+            false => Mode::empty(),
+        };
+        self.modes.push((directory, item.mode() | inherited));
+        Ok(())
+    }
+
     /// Whether a directory has nothing in it but what is known.
     pub(super) fn holds_only(
         &self,
@@ -83,9 +223,8 @@ impl Host {
     pub(super) fn parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
         let parent = self.folder.parent(path)?;
         let mode = Mode::from_raw_mode(rustix::fs::fstat(&parent)?.st_mode & 0o7777);
-        let needed = Mode::WUSR | Mode::XUSR;
-        if !mode.contains(needed) && !rustix::process::geteuid().is_root() {
-            rustix::fs::chmod(by_descriptor(&parent), mode | needed)?;
+        if !mode.contains(WIDENED) && !rustix::process::geteuid().is_root() {
+            rustix::fs::chmod(by_descriptor(&parent), mode | WIDENED)?;
             self.modes.push((parent.try_clone()?, mode));
         }
         Ok(parent)
@@ -136,7 +275,7 @@ impl Host {
     }
 
     /// Gives directories their permissions, and waits until everything is on disk.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         let mut outcome = Ok(());
         for (directory, mode) in self.modes.drain(..).rev() {
             let set = rustix::fs::chmod(by_descriptor(&directory), mode);
@@ -187,7 +326,8 @@ mod tests {
         let parent = fs::File::open(directory.path()).unwrap();
         let folder = Folder::new(parent.try_clone().unwrap().into());
         let owner = Some((Uid::from_raw(4321), Gid::from_raw(4321)));
-        let host = Host { folder, owner, modes: Vec::new(), unlinked: HashSet::new() };
+        let (modes, unlinked) = (Vec::new(), HashSet::new());
+        let host = Host { folder, device: 0, owner, modes, unlinked };
         let open = |name, kind| host.open_made(parent.as_fd(), name, kind);
         for (name, kind) in [
             ("full", EntryKind::Directory),

@@ -20,15 +20,17 @@ use super::{
         saved::{Item, SavedChanges},
     },
     Applied,
-    host::Host,
+    host::{Host, Hosts, IN_THE_MAKING},
     place::{put_in_place, temporary_name},
 };
 
 /// The way through the selected entries.
 pub(super) struct Applying<'a> {
     saved: &'a SavedChanges,
-    hosts: &'a mut [Host],
+    hosts: &'a mut Hosts,
     selected: &'a BTreeSet<usize>,
+    /// What the host has already.
+    has: &'a HashSet<usize>,
     pub(super) done: HashSet<usize>,
     /// The first path of each file with several.
     first_links: HashMap<(usize, u64), PathBuf>,
@@ -41,11 +43,12 @@ pub(super) type Failed = (PathBuf, io::Error);
 impl<'a> Applying<'a> {
     pub(super) fn new(
         saved: &'a SavedChanges,
-        hosts: &'a mut [Host],
+        hosts: &'a mut Hosts,
         selected: &'a BTreeSet<usize>,
+        has: &'a HashSet<usize>,
     ) -> Self {
         let (done, first_links) = (HashSet::new(), HashMap::new());
-        Self { saved, hosts, selected, done, first_links, applied: Applied::default() }
+        Self { saved, hosts, selected, has, done, first_links, applied: Applied::default() }
     }
 
     /// What is new and modified comes first, each directory before what is in it, and what is deleted
@@ -89,19 +92,36 @@ impl<'a> Applying<'a> {
     ) -> Result<(), Failed> {
         let saved = self.saved;
         let item = &saved.manifest.items[index];
-        let unchanged = self.hosts[item.mount].is_unchanged(item);
-        let outcome = match unchanged {
-            Ok(true) => work(self, item),
+        let outcome = match self.hosts[item.mount].is_unchanged(item) {
+            _ if self.has.contains(&index) => self.take_over(item),
+            Ok(true) => {
+                let outcome = work(self, item);
+                // One that got its name back has another time, too.
+                self.hosts.note_unlinked(item);
+                outcome
+            }
             Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
             Err(error) => Err(error),
         };
         outcome.map_err(|error| (item.change.path.clone(), error))?;
-        if let Some(before) = item.before.filter(|before| before.kind() != EntryKind::Directory) {
-            self.hosts[item.mount].unlinked.insert(before.inode);
-        }
         self.done.insert(index);
         self.applied.paths.push(item.change.path.clone());
         Ok(())
+    }
+
+    /// Goes on from what an interrupted attempt has left.
+    fn take_over(&mut self, item: &Item) -> io::Result<()> {
+        if let Some(number) = item.content.filter(|number| number & 1 == 1) {
+            self.first_links.entry((item.mount, number)).or_insert_with(|| item.path.clone());
+        }
+        match item.after.is_some_and(|after| after.kind() == EntryKind::Directory) {
+            true => self.host(item).adopt(item),
+            false => Ok(()),
+        }
+    }
+
+    fn host(&mut self, item: &Item) -> &mut Host {
+        &mut self.hosts[item.mount]
     }
 
     fn remove(&mut self, item: &Item) -> io::Result<()> {
@@ -125,6 +145,10 @@ impl<'a> Applying<'a> {
         let parent = host.parent(&item.path)?;
         let temporary = temporary_name()?;
         let made = self.build(item, parent.as_fd(), &temporary).and_then(|made| {
+            // Copying may have taken long.
+            if !self.hosts[item.mount].is_unchanged(item)? {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
             put_in_place(parent.as_fd(), &temporary, item)?;
             Ok(made)
         });
@@ -132,13 +156,10 @@ impl<'a> Applying<'a> {
             let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             let _ = rustix::fs::unlinkat(&parent, &*temporary, flags);
         })?;
-        if let Some(directory) = directory {
-            // The host hands this bit of a directory down itself.
-            let inherited = rustix::fs::fstat(&directory)?.st_mode & 0o2000;
-            let mode = item.mode() | Mode::from_raw_mode(inherited);
-            self.hosts[item.mount].modes.push((directory, mode));
+        match directory {
+            Some(directory) => self.host(item).give_mode(directory, item),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes an entry by a name that nobody knows; returns a directory, which gets its permissions in
@@ -156,7 +177,7 @@ impl<'a> Applying<'a> {
         let host = &self.hosts[item.mount];
         match after.kind() {
             EntryKind::Directory => {
-                rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+                rustix::fs::mkdirat(parent, name, IN_THE_MAKING)?;
                 let directory = host.open_made(parent, name, after.kind())?;
                 host.give(&directory)?;
                 return Ok(Some(directory));

@@ -59,23 +59,32 @@ impl Source {
 const TO_BE_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 impl Tree {
-    /// The entries of a directory below, by their names.
+    /// The entries of a directory below, by their names; one that is gone before it was looked at is
+    /// none.
     pub(super) fn entries(
         &self,
         path: &Path,
-    ) -> io::Result<impl Iterator<Item = io::Result<(OsString, Entry)>> + use<>> {
-        let directory = open(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let entries = Dir::read_from(&directory)?.map(move |entry| {
-            let entry = entry?;
+    ) -> io::Result<impl Iterator<Item = (OsString, io::Result<Entry>)> + use<>> {
+        let directory = match open(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(error) if is_gone(&error) && !path.as_os_str().is_empty() => None,
+            directory => Some(directory?),
+        };
+        let listed = directory.as_ref().map(Dir::read_from).transpose()?;
+        let found = listed.into_iter().flatten().filter_map(move |entry| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some((OsString::new(), Err(error.into()))),
+            };
             let name: &CStr = entry.file_name();
             let name = OsStr::from_bytes(name.to_bytes());
             if name == "." || name == ".." {
-                return Ok(None);
+                return None;
             }
-            let found = Entry::open(&directory, name, entry.file_type())?;
-            Ok(Some((name.to_owned(), found)))
+            let found = Entry::open(directory.as_ref()?, name, entry.file_type());
+            let is_gone = found.as_ref().is_err_and(is_gone);
+            (!is_gone).then(|| (name.to_owned(), found))
         });
-        Ok(entries.filter_map(io::Result::transpose))
+        Ok(found)
     }
 }
 
@@ -108,6 +117,10 @@ fn open(directory: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> 
     Ok(beneath::open(directory, path, flags | OFlags::NOFOLLOW, resolve)?)
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
 fn refused(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
@@ -137,7 +150,7 @@ mod tests {
     fn read(tree: &Tree, path: &str) -> io::Result<String> {
         let mut content = String::new();
         for entry in tree.entries(Path::new(path))? {
-            let (_, mut entry) = entry?;
+            let mut entry = entry.1?;
             if entry.meta.is_file() {
                 entry.file.read_to_string(&mut content)?;
             }
@@ -184,6 +197,23 @@ mod tests {
         while_swapping(&path("in/file"), &path("pipe"), || look(""));
         while_swapping(&path("in/sub"), &path("directory-link"), || look("sub"));
         assert!(seen > 0);
+    }
+
+    #[test]
+    fn what_is_gone_meanwhile_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("sub")).unwrap();
+        for n in 0..10 {
+            fs::write(path(&n.to_string()), "x").unwrap();
+        }
+        let tree = tree(directory.path());
+        let mut entries = tree.entries(Path::new("")).unwrap();
+        entries.next().unwrap().1.unwrap();
+        fs::remove_dir(path("sub")).unwrap();
+        (0..10).for_each(|n| fs::remove_file(path(&n.to_string())).unwrap());
+        assert_eq!(entries.count(), 0);
+        assert_eq!(tree.entries(Path::new("sub")).unwrap().count(), 0);
     }
 
     #[test]
