@@ -1,5 +1,7 @@
 //! Who asks: the way a request came, and under what name.
 
+use std::fs;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,16 @@ pub struct Caller {
     pub surface: Surface,
     /// What is known of who sent it: `uid:1000`, `token`, the name of an MCP client.
     pub name: Option<String>,
+}
+
+/// Whether the process at the other end of a socket is in another user namespace than this one, as
+/// sandboxed commands are; also when that cannot be told, because it is gone or does not show.
+pub fn is_in_sandbox(pid: i32) -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user"));
+    match (namespace(&pid.to_string()), namespace("self")) {
+        (Ok(theirs), Ok(own)) => theirs != own,
+        _ => true,
+    }
 }
 
 /// The way a request came.

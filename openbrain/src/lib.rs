@@ -71,7 +71,7 @@ mod server;
 #[doc(inline)]
 pub use self::backend::{SessionEnd, opensandbox};
 pub use self::{
-    caller::{Caller, Surface},
+    caller::{Caller, Surface, is_in_sandbox},
     changes::{Applied, Change, ChangeKind, Changes, EntryKind, KEPT_FOR, NoDiff, SavedChanges},
     check::{Check, CheckStatus},
     doctor::{Report, doctor},
@@ -85,7 +85,8 @@ pub use self::{
     },
     process::{ChildStdin, Handle, Process},
     sandbox::{
-        Isolation, IsolationLevel, Limits, Mount, MountMode, Network, WORKSPACE, protect_port,
+        Isolation, IsolationLevel, Limits, Mount, MountMode, Network, SANDBOX_TOS, WORKSPACE,
+        protect_port,
     },
     script::languages,
     secret::Secret,

@@ -56,6 +56,13 @@ enum Origin {
     Allowed(HeaderValue),
 }
 
+/// Whether somebody will be refused whatever they send.
+pub(crate) fn is_stranger(settings: &ServerSettings, peer: Peer) -> bool {
+    let is_own = peer == Peer::Uid(rustix::process::geteuid().as_raw());
+    let is_let_in = settings.allow_other_users && peer != Peer::Sandbox;
+    settings.token.is_none() && !is_own && !is_let_in
+}
+
 /// Puts the guard before everything in `router`, what it does not find included.
 pub(crate) fn layer(router: Router, settings: &ServerSettings, listening: &Listen) -> Router {
     let guard = Guard {
@@ -164,6 +171,11 @@ impl Guard {
         let (name, is_own) = match peer {
             Peer::Uid(uid) => (format!("uid:{uid}"), *uid == self.own_uid),
             Peer::Unknown => ("unknown".into(), false),
+            Peer::Sandbox => {
+                let detail = "a command in a sandbox asks, which would get out of it here";
+                return Err(Problem::new(Code::UserNotAllowed, detail)
+                    .remedy("a `server.token` lets in whoever was given it"));
+            }
         };
         if is_own || self.allow_other_users {
             return Ok(Identity(name));

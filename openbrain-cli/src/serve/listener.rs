@@ -152,7 +152,7 @@ impl Listener {
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::Uid(peer.uid()));
+                let peer = peer::of_unix(&stream);
                 Ok((Connection::Unix(stream), peer))
             }
         }

@@ -47,6 +47,10 @@ const FILES_OF_EACH: u64 = 4;
 /// Descriptors that a process of ours may need: connections, and a few for each command.
 const MOST_FILES: u64 = 16_384;
 
+/// How many connections at once are told that they are refused; more are closed without a word, so that
+/// nobody else takes the places away from whom the server is for.
+const MOST_STRANGERS: usize = 16;
+
 /// How long we wait when the kernel has nothing left for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -142,15 +146,20 @@ async fn accept(
     connections: &TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(most_connections(getrlimit(Resource::Nofile).current)));
+    let for_strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
+    let settings = &service.settings().server;
     loop {
         // Nobody closes the semaphore.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((connection, peer)) => {
+                let strange = rest::guard::is_stranger(settings, peer)
+                    .then(|| Arc::clone(&for_strangers).try_acquire_owned());
+                let Ok(strange) = strange.transpose() else { continue };
                 let served = connection::serve(connection, peer, router.clone(), service.closing());
                 connections.spawn(async move {
                     served.await;
-                    drop(place);
+                    drop((place, strange));
                 });
             }
             Err(error) if is_of_one_connection(&error) => {}

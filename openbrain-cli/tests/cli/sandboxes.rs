@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use crate::{
-    support::{Going, Place, sandboxes},
+    support::{Going, Place, openbrain, sandboxes},
     tty::{resize, terminal},
 };
 
@@ -492,6 +492,43 @@ fn an_open_directory_is_refused() {
     fs::set_permissions(&sockets, fs::Permissions::from_mode(0o777)).unwrap();
     place.run(&["sandbox", "list"]).code(125).complains("not yours alone");
     place.run(&["sandbox", "create"]).code(125).complains("not yours alone");
+}
+
+/// The directory of the sockets may lie below what somebody mounts.
+#[test]
+fn a_sandbox_does_not_reach_the_others() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    let (program, sockets) =
+        (openbrain(), format!("{}:/run-dir", place.path().join("run").display()));
+    let program = program.to_str().unwrap();
+    let script = format!("{program} sandbox list; {program} sandbox kill {}", sandbox.id);
+    let args = ["exec", "--sandbox", "--expose", program, "--mount", &sockets];
+    let args = [&args[..], &["--env", "XDG_RUNTIME_DIR=/run-dir", "--env", "HOME=/tmp", &script]];
+    let ran = place.run(&args.concat());
+    assert!(ran.code != Some(0) && !ran.stdout.contains(&sandbox.id), "{ran:#?}");
+    assert_eq!(sandbox.prints("echo there"), "there\n");
+}
+
+/// The way to the sockets is nobody else's to change.
+#[test]
+fn a_way_of_somebody_else_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give a file away");
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir_all(place.path().join("elsewhere")).unwrap();
+    fs::create_dir_all(place.path().join("run")).unwrap();
+    let link = place.path().join("run/openbrain");
+    std::os::unix::fs::symlink("../elsewhere", &link).unwrap();
+    place.run(&["sandbox", "list"]).code(0);
+    std::os::unix::fs::lchown(&link, Some(12345), None).unwrap();
+    place.run(&["sandbox", "list"]).code(125).complains("belongs to user 12345");
+    place.run(&["sandbox", "create"]).code(125).complains("belongs to user 12345");
 }
 
 /// A guest that is killed takes its command along.

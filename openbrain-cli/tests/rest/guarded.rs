@@ -2,12 +2,12 @@
 
 use std::{net::TcpListener, process::Command};
 
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 use serde_json::json;
 
 use crate::{
     server::Server,
-    support::{Place, Ran, installed, sandboxes},
+    support::{Going, Place, Ran, installed, sandboxes},
 };
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -236,4 +236,58 @@ fn a_sandboxed_command_does_not_reach_the_server_though_it_is_listed() {
     let result = reach(own, "GET /health HTTP/1.0");
     assert_eq!(result["stdout"], "", "{result}");
     assert_eq!(result["denials"][0]["port"], own, "{result}");
+}
+
+/// A project's own settings may list the server where the user's say nothing, and every process of the
+/// user has sandboxes.
+#[test]
+fn a_sandbox_of_another_process_is_refused() {
+    if !sandboxes() || !installed("curl") {
+        return;
+    }
+    let place = Place::new();
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let server = Server::at(listen, "", |_| {});
+        let curl = format!("curl -sS 'http://{}/exec' -d '{TOUCH}'", server.host());
+        let args = ["exec", "--sandbox", "--allow-host", server.host(), &curl];
+        let problem = place.run(&args).code(0).json();
+        assert_eq!(problem["code"], "user_not_allowed", "{problem}");
+        assert!(!has_run(&server));
+        place.run(&["exec", &curl]).code(0);
+        assert!(has_run(&server));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("openbrain.sock");
+    let server = Server::at(&format!("unix:{}", socket.display()), "", |_| {});
+    let curl = format!("curl -sS --unix-socket openbrain.sock http://localhost/exec -d '{TOUCH}'");
+    let mounted = folder.path().to_str().unwrap();
+    let ran = place.run(&["exec", "--sandbox", "--mount", mounted, &curl]);
+    // The sandbox of root is another user, whom the file keeps out.
+    let is_out = if geteuid().is_root() { ran.code != Some(0) } else { false };
+    assert!(is_out || ran.json()["code"] == "user_not_allowed", "{ran:#?}");
+    assert!(!has_run(&server));
+}
+
+/// Who is refused anyway cannot take up the places of those who are not.
+#[test]
+fn strangers_take_up_little_room() {
+    if !geteuid().is_root() || !installed("setpriv") || !installed("bash") {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let server = Server::start();
+    let port = server.host().rsplit(':').next().unwrap();
+    let script = format!(
+        "for n in $(seq 200); do exec {{fd}}<>/dev/tcp/127.0.0.1/{port}; fds+=($fd); done
+         for fd in ${{fds[@]:16}}; do read -t 20 -u $fd; [ $? = 1 ] && ((closed++)); done
+         echo $closed; sleep 1000"
+    );
+    let mut strangers = Command::new("setpriv");
+    strangers.args(["--reuid=12345", "--regid=12345", "--clear-groups", "bash", "-c", &script]);
+    let mut strangers = Going::of(strangers);
+    assert_eq!(strangers.line(), "184\n");
+    server.get("/health").status(200);
+    server.post("/exec", TOUCH).status(200);
+    strangers.signal(Signal::KILL);
+    strangers.end_closed();
 }

@@ -12,5 +12,5 @@ pub use self::{
     isolation::{Isolation, IsolationLevel},
     limits::Limits,
     mount::{Mount, MountMode, WORKSPACE},
-    network::{Network, protect_port},
+    network::{Network, SANDBOX_TOS, protect_port},
 };

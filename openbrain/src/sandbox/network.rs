@@ -31,6 +31,12 @@ pub enum Network {
     },
 }
 
+/// The type of service (`IP_TOS`, `IPV6_TCLASS`) of every connection that a sandboxed command makes to the
+/// loopback of this host. A server that controls openbrain refuses them by it, whichever process has the
+/// sandbox: `sock_diag(7)` tells it of the socket at the other end. It is of the pool for local use
+/// (RFC 2474, section 6).
+pub const SANDBOX_TOS: u8 = 0xbc;
+
 /// Ports of this host that no sandbox of this process reaches, whatever a list says.
 static PROTECTED: Mutex<Vec<u16>> = Mutex::new(Vec::new());
 

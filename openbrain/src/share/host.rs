@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     backend::{Ended, SessionOrder, WayIn},
+    caller::is_in_sandbox,
     changes::Changes,
     error::{Error, ErrorKind, Result},
     exec::{Exec, Stdin},
@@ -135,10 +136,12 @@ impl Drop for Shared {
     }
 }
 
-/// Whether the other end is of our own user; root is another one.
+/// Whether the other end is of our own user, and in no sandbox; root is another one. Who has mounted the
+/// directory of the sockets has not meant to share them.
 fn is_own(socket: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    socket.peer_cred().is_ok_and(|peer| peer.uid() == own)
+    let is_outside = |pid: Option<i32>| pid.is_some_and(|pid| !is_in_sandbox(pid));
+    socket.peer_cred().is_ok_and(|peer| peer.uid() == own && is_outside(peer.pid()))
 }
 
 impl Host {

@@ -93,6 +93,16 @@ impl Directory {
             ))
             .with_remedy(format!("remove it, or take it back: `chmod 700 {path}`")));
         }
+        // Who owns the way there could lead it elsewhere.
+        let parent = path.parent().map_or(Ok(own), |path| Ok(fs::symlink_metadata(path)?.uid()));
+        let owner = parent.map_err(|e| cannot("look at the way to the directory", e))?;
+        if ![0, own].contains(&owner) {
+            return Err(Error::denied(format!(
+                "the way to the directory `{}` belongs to user {owner}",
+                path.display()
+            ))
+            .with_remedy("name another place with XDG_RUNTIME_DIR"));
+        }
         Ok(Self { fd, path: path.to_owned() })
     }
 

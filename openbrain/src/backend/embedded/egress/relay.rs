@@ -2,14 +2,18 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    net::sockopt,
+    process::{Resource, getrlimit},
+};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OnceCell, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -24,7 +28,7 @@ use super::{
     router,
     tally::{Tally, Use},
 };
-use crate::sandbox::is_protected;
+use crate::sandbox::{SANDBOX_TOS, is_protected};
 
 /// What a run may use of the relay. A build meets none of it.
 #[derive(Clone, Copy, Debug)]
@@ -279,10 +283,25 @@ async fn addresses_of(
     if allowed.is_empty() && !addresses.is_empty() { Err(refused) } else { Ok(allowed) }
 }
 
+/// Connects to an address. On this host, the other end can tell whose connection it is.
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let is_own = address.ip().is_loopback();
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    match address {
+        SocketAddr::V4(_) if is_own => sockopt::set_ip_tos(&socket, SANDBOX_TOS)?,
+        SocketAddr::V6(_) if is_own => sockopt::set_ipv6_tclass(&socket, SANDBOX_TOS.into())?,
+        _ => {}
+    }
+    socket.connect(address).await
+}
+
 /// Connects to the first address that answers; each has a start over the next one.
 async fn connect(addresses: &[IpAddr], port: u16) -> Option<TcpStream> {
     let dial = |address: IpAddr| async move {
-        let connecting = TcpStream::connect(SocketAddr::new(address, port));
+        let connecting = dial(SocketAddr::new(address, port));
         timeout(CONNECT, connecting).await.ok()?.ok()
     };
     if let [only] = addresses {
