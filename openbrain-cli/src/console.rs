@@ -9,11 +9,13 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Result};
 
-/// Says something of our own on standard error. Nobody may be listening, which is no failure.
+/// Says something of our own on standard error. Nobody may be listening, which is no failure. What it
+/// quotes may be a name that a sandbox has given, which no terminal is to obey.
 pub(crate) fn say(message: impl Display) {
+    let plain = |line: &str| line.chars().map(harmless).collect::<String>();
+    let lines = message.to_string();
     // In one piece, because others write there too.
-    let text: String =
-        message.to_string().lines().map(|line| format!("openbrain: {line}\n")).collect();
+    let text: String = lines.lines().map(|line| format!("openbrain: {}\n", plain(line))).collect();
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use openbrain::{BackgroundCommand, LogOffsets, Status};
+use openbrain::{BackgroundCommand, LogOffsets, LogPart, Status};
 
 use super::{args::LogsArgs, join};
 use crate::{
@@ -47,8 +47,8 @@ pub(super) async fn run(args: LogsArgs) -> Result<u8> {
             true => joined.next_logs(&exec_id, at).await?,
             false => joined.logs(&exec_id, at).await?,
         };
-        print(logs.stdout.data.bytes())?;
-        io::stderr().write_all(&logs.stderr.data.bytes()).map_err(Failure::output)?;
+        print(shown(&logs.stdout, at.stdout))?;
+        io::stderr().write_all(&shown(&logs.stderr, at.stderr)).map_err(Failure::output)?;
         at = logs.next();
         let totals = LogOffsets { stdout: logs.stdout.total, stderr: logs.stderr.total };
         let until = until.get_or_insert(totals);
@@ -57,6 +57,16 @@ pub(super) async fn run(args: LogsArgs) -> Result<u8> {
             return Ok(exit::SUCCESS);
         }
     }
+}
+
+/// What comes after an offset, with a line in place of what is not remembered, as results have it.
+fn shown(part: &LogPart, from: u64) -> Vec<u8> {
+    let mut bytes = match part.offset.saturating_sub(from) {
+        0 => Vec::new(),
+        missing => format!("\n[openbrain: {missing} bytes omitted]\n").into_bytes(),
+    };
+    bytes.extend_from_slice(&part.data.bytes());
+    bytes
 }
 
 fn row(command: &BackgroundCommand) -> [String; 4] {

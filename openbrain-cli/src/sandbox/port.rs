@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{args::PortArgs, join};
 use crate::{
-    console::print,
+    console::{print, say},
     exit,
     failure::{Failure, Result},
     signals::Signals,
@@ -21,6 +21,9 @@ pub(super) async fn run(args: PortArgs) -> Result<u8> {
     tokio::select! {
         kind = signals.end() => Err(Failure::Signal(kind.as_raw_value())),
         error = forward.ended() => Err(error.into()),
-        _ = joined.ended() => Ok(exit::SUCCESS),
+        _ = joined.ended() => {
+            say(format_args!("the sandbox `{}` has ended", args.sandbox));
+            Ok(exit::SUCCESS)
+        }
     }
 }

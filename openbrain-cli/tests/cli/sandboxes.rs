@@ -318,7 +318,7 @@ fn logs_end_though_the_command_goes_on_writing() {
     let sandbox = Sandbox::create(&place, &[]);
     place.run(&["sandbox", "exec", "-d", &sandbox.id, "yes"]).code(0);
     let logs = place.run(&["sandbox", "logs", &sandbox.id]).code(0);
-    assert!(logs.stdout.lines().all(|line| line.starts_with('y') || line.is_empty()));
+    assert!(logs.stdout.lines().all(|line| line.starts_with(['y', '[']) || line.is_empty()));
 }
 
 #[test]
@@ -511,6 +511,38 @@ fn a_sandbox_does_not_reach_the_others() {
     let ran = place.run(&args.concat());
     assert!(ran.code != Some(0) && !ran.stdout.contains(&sandbox.id), "{ran:#?}");
     assert_eq!(sandbox.prints("echo there"), "there\n");
+}
+
+/// What is not remembered of long output is told where it was.
+#[test]
+fn logs_tell_of_what_they_lack() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    place.run(&["sandbox", "exec", "-d", &sandbox.id, "seq 3000000"]).code(0);
+    place.run(&["sandbox", "logs", "-f", &sandbox.id]).code(0);
+    let logs = place.run(&["sandbox", "logs", &sandbox.id]).code(0).stdout;
+    let missing = logs.lines().find_map(|line| line.strip_prefix("[openbrain: ")).unwrap();
+    let missing: usize = missing.strip_suffix(" bytes omitted]").unwrap().parse().unwrap();
+    let line = format!("\n[openbrain: {missing} bytes omitted]\n");
+    let all: usize = (1..=3_000_000).map(|n: u32| n.to_string().len() + 1).sum();
+    assert_eq!(logs.len() - line.len() + missing, all);
+}
+
+/// What a sandbox calls its files commands no terminal.
+#[test]
+fn names_in_errors_are_harmless() {
+    if !sandboxes() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = Sandbox::create(&place, &[]);
+    let name = "/tmp/n\u{1b}]0;T\u{7}";
+    let ran = place.run(&["sandbox", "files", "cat", &sandbox.id, name]);
+    assert!(ran.code != Some(0) && ran.stderr.contains("/tmp/n\\u{1b}]0;T\\u{7}"), "{ran:#?}");
+    assert!(!ran.stderr.contains('\u{1b}'), "{ran:#?}");
 }
 
 /// The way to the sockets is nobody else's to change.
