@@ -272,7 +272,8 @@ async fn download_file(
         return Err(work.garbled());
     }
     described.path = name.into();
-    let place = Place::open(directory)?;
+    // The way to it is the caller's, links and all.
+    let place = Place::open(&directory.join(""))?;
     let bytes = receive(&mut work, &place, entry, described).await?;
     match work.next_entry().await? {
         None => Ok(Transfer { entries: 1, bytes, skipped: Vec::new() }),

@@ -27,10 +27,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Opens a directory, which is made when it is missing. A link is one only with a slash after it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let open = || {
             fs::create_dir_all(path)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             Ok(rustix::fs::open(path, flags, Mode::empty())?)
         };
         let cannot = |e| failed(&format!("cannot write to `{}`", path.display()), e);
@@ -130,6 +131,10 @@ mod tests {
         let (inside, outside) = (directory.path().join("in"), directory.path().join("out"));
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("file"), "untouched").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        Place::open(&link).unwrap_err();
+        Place::open(&link.join("")).unwrap();
         let place = Place::open(&inside).unwrap();
         let absolute = outside.join("new");
         for path in ["../out/new", "..", ".", "", "a/../../out/new", "a/./b", "a//b", "/", "a/"]
