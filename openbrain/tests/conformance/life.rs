@@ -129,6 +129,21 @@ pub(crate) async fn a_remote_caller_renews_within_the_settings(f: &Fixture) {
     assert!(error.remedy().unwrap().contains("server.max_timeout_seconds"));
 }
 
+/// Work on files has the time of any command.
+pub(crate) async fn work_that_takes_too_long_names_the_setting(f: &Fixture) {
+    let mut settings = f.engine.settings().clone();
+    settings.security.sandbox.timeout = Duration::from_millis(500);
+    let sandbox = Engine::new(settings).create(NewSandbox::default().timeout(LONG)).await.unwrap();
+    let mut writer = sandbox.files().writer("/tmp/file", WriteOptions::default()).await.unwrap();
+    let error = loop {
+        if let Err(error) = writer.write(b"on and on").await {
+            break error;
+        }
+    };
+    assert_eq!(error.io_kind(), Some(io::ErrorKind::TimedOut), "{error}");
+    assert!(error.remedy().unwrap().contains("security.sandbox.timeout_seconds"), "{error:?}");
+}
+
 async fn read_from(sandbox: &Sandbox, path: &str, offset: u64) -> openbrain::Result<Vec<u8>> {
     let mut reader = sandbox.files().reader(path, offset).await?;
     let mut all = Vec::new();

@@ -428,6 +428,9 @@ mod embedded {
         watches:
             a_watch_that_cannot_keep_up_says_so,
         ;
+        life:
+            work_that_takes_too_long_names_the_setting,
+        ;
         files:
             a_file_that_grows_is_copied_up_to_its_end,
             an_upload_reads_nothing_beside_its_source,
