@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import subprocess
@@ -152,6 +153,17 @@ def test_any_name_is_reported_and_applied(work: Path) -> None:
     assert saved is not None
     assert saved.apply(change.path).paths == (change.path,)
     assert os.listdir(os.fsencode(work)).count(b"a\xff") == 1
+
+
+def test_a_failure_of_the_directory_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    with pytest.raises(NotADirectoryError, match="cannot read") as caught:
+        SavedChanges.list()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOTDIR, None)
 
 
 def test_without_a_home_nothing_is_saved(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
