@@ -8,8 +8,9 @@ use pyo3::{PyErr, Python, types::PyAnyMethods};
 pub(crate) enum Failure {
     /// The library refused or failed.
     Library(openbrain::Error),
-    /// The library refused or failed to do something with this file.
-    File(openbrain::Error, PathBuf),
+    /// The library refused or failed to do something with this file, or to execute it, where it is
+    /// known which.
+    File(openbrain::Error, Option<PathBuf>),
     /// A file of the host could not be read or written.
     Host(std::io::Error, PathBuf),
     /// What was waited for did not come in time.
@@ -27,7 +28,7 @@ impl Failure {
     pub(crate) fn raise(self, py: Python<'_>) -> PyErr {
         let (code, message, retryable) = match self {
             Self::Library(error) => return library(py, &error, None),
-            Self::File(error, path) => return library(py, &error, Some(path)),
+            Self::File(error, path) => return library(py, &error, path),
             Self::Host(error, path) => {
                 let message = format!("cannot use `{}`: {error}", path.display());
                 let io_kind = Some(format!("{:?}", error.kind()));

@@ -202,7 +202,11 @@ class Files:
         await wait_async(self._files().rename(os.fspath(old), os.fspath(new)))
 
     def upload(self, source: Path, target: Path) -> Transfer:
-        """Copies what is in a directory of the host into one of the sandbox."""
+        """Copies what is in a directory of the host into one of the sandbox.
+
+        An exception has a `filename` when the source is missing: other failures may be of either
+        side, and the text says of which.
+        """
         return Transfer(**wait(self._files().upload(os.fspath(source), os.fspath(target))))
 
     async def upload_async(self, source: Path, target: Path) -> Transfer:
@@ -211,7 +215,10 @@ class Files:
         return Transfer(**await answer)
 
     def download(self, source: Path, target: Path) -> Transfer:
-        """Copies what is in a directory of the sandbox into one of the host, and nowhere else."""
+        """Copies what is in a directory of the sandbox into one of the host, and nowhere else.
+
+        An exception has a `filename` as that of `upload`.
+        """
         return Transfer(**wait(self._files().download(os.fspath(source), os.fspath(target))))
 
     async def download_async(self, source: Path, target: Path) -> Transfer:
@@ -244,7 +251,7 @@ class Files:
 
         Args:
             source: The directory.
-            archive: Path of a file of the host, which is made or replaced.
+            archive: Path of a file of the host, which is made, or replaced when all is there.
 
         Returns:
             The length of the archive.
