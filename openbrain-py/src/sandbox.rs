@@ -149,7 +149,7 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::start(py, |stop| async move {
-            let process = verbs::started(sandbox.spawn(exec), &stop).await?;
+            let process = verbs::started(exec, |exec| sandbox.spawn(exec), &stop).await?;
             verbs::wait(process, &stop).await
         })
     }
@@ -164,7 +164,7 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::start(py, |stop| async move {
-            let process = verbs::started(sandbox.spawn(exec), &stop).await?;
+            let process = verbs::started(exec, |exec| sandbox.spawn(exec), &stop).await?;
             Ok(process::answer(process))
         })
     }
@@ -179,7 +179,9 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::ask(py, async move {
-            let command = sandbox.start(exec).await?;
+            let program = verbs::program(&exec);
+            let command = sandbox.start(exec).await;
+            let command = command.map_err(|error| verbs::not_started(error, program))?;
             Ok(Answer::object(|_| Ok(Background::new(command))))
         })
     }

@@ -71,7 +71,8 @@ async fn started(
     exec: openbrain::Exec,
     stop: &Stop,
 ) -> Result<openbrain::Process, Failure> {
-    verbs::started(async { shell.lock().await.spawn(exec).await }, stop).await
+    let start = |exec| async move { shell.lock().await.spawn(exec).await };
+    verbs::started(exec, start, stop).await
 }
 
 impl Drop for Shell {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import pickle
 import traceback
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import openbrain
-from openbrain import errors
+from openbrain import Sandbox, errors
 
 
 def _classes() -> list[type[errors.OpenbrainError]]:
@@ -40,6 +41,8 @@ def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
     error = caught.value
     assert isinstance(error, errors.CommandNotFoundError)
     assert (error.code, error.retryable, error.result) == ("command_not_found", False, None)
+    assert str(error) == error.strerror == "`no-such-program` was not found"
+    assert (error.errno, error.filename) == (errno.ENOENT, "no-such-program")
     assert error.remedy
     assert f"hint: {error.remedy}" in "".join(traceback.format_exception(error))
 
@@ -47,6 +50,24 @@ def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as refused:
         openbrain.exec([str(tmp_path / "file")])
     assert isinstance(refused.value, errors.CommandNotExecutableError)
+    assert (refused.value.errno, refused.value.filename) == (errno.EACCES, str(tmp_path / "file"))
+    twin = pickle.loads(pickle.dumps(refused.value))
+    assert (str(twin), twin.filename, twin.code) == (
+        str(refused.value),
+        refused.value.filename,
+        "command_not_executable",
+    )
+
+
+def test_a_program_that_is_missing_in_a_sandbox_is_named() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        for call in (sandbox.exec, sandbox.start, lambda c: sandbox.command(c).spawn()):
+            with pytest.raises(FileNotFoundError) as caught:
+                call(["no-such-program", "argument"])
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, "no-such-program")
+        with pytest.raises(FileNotFoundError) as script:
+            sandbox.exec("true", shell="no-such-shell")
+        assert (script.value.errno, script.value.filename) == (errno.ENOENT, None)
 
 
 @pytest.mark.parametrize("command", ["", " ", "a\0b", [], [""]])

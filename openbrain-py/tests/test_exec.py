@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import threading
@@ -156,6 +157,7 @@ def test_settings_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PermissionError) as caught:
         openbrain.exec("true", sandbox=False)
     assert isinstance(caught.value, openbrain.errors.PolicyDeniedError)
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, None)
 
 
 def test_asyncio_runs_many_at_once() -> None:
