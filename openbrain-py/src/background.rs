@@ -3,7 +3,7 @@
 use openbrain::{LogOffsets, LogPart, Logs, Status};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
-    types::{PyBytes, PyInt},
+    types::{PyBytes, PyInt, PyString},
 };
 use serde_json::json;
 
@@ -78,8 +78,14 @@ impl Background {
     }
 
     /// Waits until one of its streams has this text.
-    fn wait_for_log(&self, py: Python<'_>, text: String, seconds: f64) -> PyResult<Pending> {
-        let (command, time) = (self.get(py)?, convert::duration(py, seconds)?);
+    fn wait_for_log(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        seconds: f64,
+    ) -> PyResult<Pending> {
+        let (text, time) = (convert::text(text)?, convert::duration(py, seconds)?);
+        let command = self.get(py)?;
         Pending::ask(py, async move {
             command.wait_for_log(&text, time).await?;
             Ok(Answer::done())

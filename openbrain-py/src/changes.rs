@@ -7,7 +7,9 @@ use std::{
 };
 
 use openbrain::{SavedChanges, settings::Sources};
-use pyo3::{IntoPyObject, PyResult, Python, pyclass, pyfunction, pymethods};
+use pyo3::{
+    Bound, IntoPyObject, PyResult, Python, pyclass, pyfunction, pymethods, types::PyString,
+};
 use serde_json::json;
 
 use crate::{
@@ -61,8 +63,8 @@ pub(crate) fn changes_list(py: Python<'_>) -> PyResult<Pending> {
 
 /// What is left to be applied: `saved_at`, `mounts` and `changes`, as a dict.
 #[pyfunction]
-pub(crate) fn changes_load(py: Python<'_>, id: String) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_load(py: Python<'_>, id: &Bound<'_, PyString>) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         let saved = SavedChanges::load(&directory, &id)?;
         Ok(Answer::value(json!({ "saved_at": saved.saved_at(), "changes": saved.changes() })))
@@ -71,8 +73,12 @@ pub(crate) fn changes_load(py: Python<'_>, id: String) -> PyResult<Pending> {
 
 /// Applies those of the paths, or all when there is none; the answer is what was applied.
 #[pyfunction]
-pub(crate) fn changes_apply(py: Python<'_>, id: String, paths: Vec<PathBuf>) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_apply(
+    py: Python<'_>,
+    id: &Bound<'_, PyString>,
+    paths: Vec<PathBuf>,
+) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         let mut saved = SavedChanges::load(&directory, &id)?;
         Ok(Answer::value(saved.apply(&paths)?))
@@ -81,8 +87,8 @@ pub(crate) fn changes_apply(py: Python<'_>, id: String, paths: Vec<PathBuf>) -> 
 
 /// Removes them.
 #[pyfunction]
-pub(crate) fn changes_discard(py: Python<'_>, id: String) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_discard(py: Python<'_>, id: &Bound<'_, PyString>) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         SavedChanges::load(&directory, &id)?.discard()?;
         Ok(Answer::done())

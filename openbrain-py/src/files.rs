@@ -5,7 +5,7 @@ use std::{io::Cursor, path::PathBuf, sync::Arc};
 use openbrain::{Error, ErrorKind, FileEntry, FileKind, Found, Transfer};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
-    types::{PyBytes, PyDict, PyDictMethods, PyInt, PyList, PyListMethods},
+    types::{PyBytes, PyDict, PyDictMethods, PyInt, PyList, PyListMethods, PyString},
 };
 use tokio::{fs, io};
 
@@ -105,7 +105,13 @@ impl Files {
     }
 
     /// What is anywhere below a directory and matches a pattern.
-    fn search(&self, py: Python<'_>, path: PathBuf, pattern: String) -> PyResult<Pending> {
+    fn search(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: &Bound<'_, PyString>,
+    ) -> PyResult<Pending> {
+        let pattern = convert::text(pattern)?;
         self.ask(py, path, |sandbox, path| async move {
             let found = sandbox.files().search(path, &pattern).await?;
             Ok(Answer::new(|py| entries(py, found)))
@@ -118,10 +124,11 @@ impl Files {
         &self,
         py: Python<'_>,
         path: PathBuf,
-        pattern: Option<String>,
+        pattern: Option<&Bound<'_, PyString>>,
         limit: &Bound<'_, PyInt>,
     ) -> PyResult<Pending> {
         let limit = convert::number(limit, "a limit")?;
+        let pattern = pattern.map(convert::text).transpose()?;
         self.ask(py, path, move |sandbox, path| async move {
             let found = sandbox.files().find(path, pattern.as_deref(), limit).await?;
             let Found { entries: found, truncated, .. } = found;

@@ -10,7 +10,7 @@ use std::{
 use openbrain::SessionEnd;
 use pyo3::{
     Bound, Py, PyAny, PyResult, Python, pyclass, pyfunction, pymethods,
-    types::{PyDict, PyInt},
+    types::{PyDict, PyInt, PyString},
 };
 use serde_json::json;
 use tokio::{runtime::Handle, time::timeout};
@@ -188,9 +188,9 @@ impl Sandbox {
 
     /// A shell, of another program than `sh` when one is named.
     #[pyo3(signature = (program))]
-    fn shell(&self, py: Python<'_>, program: Option<String>) -> PyResult<Shell> {
+    fn shell(&self, py: Python<'_>, program: Option<&Bound<'_, PyString>>) -> PyResult<Shell> {
         let sandbox = self.get(py)?;
-        Ok(Shell::new(match program {
+        Ok(Shell::new(match program.map(convert::text).transpose()? {
             Some(program) => sandbox.shell_with(program),
             None => sandbox.shell(),
         }))
@@ -212,10 +212,11 @@ impl Sandbox {
         &self,
         py: Python<'_>,
         port: &Bound<'_, PyInt>,
-        host: &str,
+        host: &Bound<'_, PyString>,
         local: &Bound<'_, PyInt>,
     ) -> PyResult<Pending> {
         let (sandbox, port) = (self.get(py)?, convert::number(port, "a port")?);
+        let host = convert::text(host)?;
         let refused = |_| Failure::Request(format!("`{host}` is not an address")).raise(py);
         let address = host.parse::<IpAddr>().map_err(refused)?;
         let local = SocketAddr::new(address, convert::number(local, "a port")?);
