@@ -7,6 +7,7 @@ import errno
 import pickle
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,14 @@ def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
 
 def test_a_program_that_is_missing_in_a_sandbox_is_named() -> None:
     with Sandbox(timeout=60, network=False) as sandbox:
-        for call in (sandbox.exec, sandbox.start, lambda c: sandbox.command(c).spawn()):
+        command = ["no-such-program", "argument"]
+        for call in (
+            lambda: sandbox.exec(command),
+            lambda: sandbox.start(command),
+            lambda: sandbox.command(command).spawn(),
+        ):
             with pytest.raises(FileNotFoundError) as caught:
-                call(["no-such-program", "argument"])
+                call()
             assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, "no-such-program")
         with pytest.raises(FileNotFoundError) as script:
             sandbox.exec("true", shell="no-such-shell")
@@ -83,8 +89,44 @@ def test_values_of_the_wrong_kind_are_refused() -> None:
         openbrain.exec("true", sandbx=True)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="memori"):
         openbrain.exec("true", limits={"memori": 1})
-    with pytest.raises(ValueError, match="surrogate"):
-        openbrain.exec("echo \udcff")
+
+
+def test_a_text_that_is_no_utf8_is_refused() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        background = sandbox.start("true")
+        for call in (
+            lambda: openbrain.exec("echo \udcff"),
+            lambda: openbrain.exec("true", env={"\udcff": ""}),
+            lambda: openbrain.exec("cat", stdin="\udcff"),
+            lambda: sandbox.files.write("file", "\udcff"),
+            lambda: sandbox.files.search(".", "\udcff"),
+            lambda: sandbox.files.find(".", "\udcff"),
+            lambda: sandbox.shell("\udcff"),
+            lambda: sandbox.forward(80, ("\udcff", 0)),
+            lambda: background.wait_for_log("\udcff", 1),
+            openbrain.SavedChanges("\udcff").changes,
+        ):
+            with pytest.raises(errors.InvalidRequestError, match="surrogate"):
+                call()
+
+
+@pytest.mark.parametrize("wrong", [5, True, None, 1.5, ["x"]])
+def test_what_is_written_is_bytes_or_a_text(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="PIPE or INHERIT"):
+        openbrain.Exec("cat").stdin(wrong)
+    with Sandbox(timeout=60, network=False) as sandbox:
+        with pytest.raises(TypeError, match="bytes or a text"):
+            sandbox.files.write("file", wrong)
+        with sandbox.command("cat").stdin(openbrain.PIPE).spawn() as process:
+            with pytest.raises(TypeError, match="bytes or a text"):
+                process.write(wrong)
+            process.write(bytearray(b"one "))
+            process.write(memoryview(b"two "))
+            assert process.wait().stdout == "one two "
+        sandbox.files.write("file", bytearray(b"one "))
+        sandbox.files.append("file", memoryview(b"two"))
+        assert sandbox.exec("cat", stdin=memoryview(b"in")).stdout == "in"
+        assert sandbox.files.read("file") == b"one two"
 
 
 def test_settings_that_are_wrong_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

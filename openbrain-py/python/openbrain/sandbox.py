@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from .background import Background
 from .changes import Changes
 from .forward import Forward
-from .hints import Limits, Path, Words, datetime, typing
+from .hints import Bytes, Limits, Path, Words, datetime, typing
 from .opened import Opened
 from .output import Output
 from .record import Record
@@ -167,7 +167,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
@@ -188,7 +188,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
@@ -216,7 +216,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
     ) -> Background:
@@ -240,7 +240,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
     ) -> Background:

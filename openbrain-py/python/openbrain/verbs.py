@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from .hints import Limits, Path, Words, datetime, typing
+from .hints import Bytes, Limits, Path, Words, datetime, typing
 from .output import Output
 from .request import Exec, Mount, Stdin, environment, mount_form, several
 from .waiting import seconds
@@ -20,7 +20,7 @@ def exec(
     timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
@@ -81,7 +81,7 @@ async def exec_async(
     timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
@@ -110,7 +110,7 @@ def build(
     timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
     network: bool | None = None,
