@@ -378,6 +378,11 @@ def mount_form(mount: Path | Mount) -> str | dict[str, typing.Any]:
     return mount if isinstance(mount, str) else Mount(mount).to_dict()
 
 
-def several(paths: typing.Any) -> Iterable[typing.Any]:
-    """One path is as good as a list of one; a text is never meant as its characters."""
-    return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
+def several(items: typing.Any) -> Iterable[typing.Any]:
+    """One path or name is as good as a list of one; a text is never meant as its characters."""
+    return [items] if isinstance(items, (str, os.PathLike, Mount)) else items
+
+
+def listed(items: Iterable[typing.Any] | None) -> list[typing.Any] | None:
+    """A list of the request, where none is another thing than an empty one."""
+    return None if items is None else [*several(items)]

@@ -12,7 +12,7 @@ from .hints import Bytes, Limits, Path, Words, datetime, typing
 from .opened import Opened
 from .output import Output
 from .record import Record
-from .request import Exec, Mount, Stdin, environment, mount_form, parts, placed, several
+from .request import Exec, Mount, Stdin, environment, listed, mount_form, parts, placed, several
 from .shell import Shell
 from .verbs import build
 from .waiting import seconds, wait, wait_async
@@ -114,9 +114,9 @@ class Sandbox(Opened):
             "env": environment(env or {}),
             "workdir": None if workdir is None else os.fspath(workdir),
             "allow_network": network,
-            "allowed_ports": None if allowed_ports is None else list(allowed_ports),
-            "allowed_domains": None if allowed_domains is None else list(allowed_domains),
-            "allowed_hosts": None if allowed_hosts is None else list(allowed_hosts),
+            "allowed_ports": listed(allowed_ports),
+            "allowed_domains": listed(allowed_domains),
+            "allowed_hosts": listed(allowed_hosts),
             "limits": dict(limits or {}),
             "name": name,
             "labels": dict(labels or {}),
