@@ -89,6 +89,16 @@ def test_an_async_stream(mark: str) -> None:
     asyncio.run(main())
 
 
+def test_an_async_stream_is_closed_by_contextlib(mark: str) -> None:
+    async def main() -> None:
+        async with contextlib.aclosing(Exec(sleeper(mark)).stream_async()) as stream:
+            await anext(stream)
+            assert until(lambda: bool(alive(mark)))
+        assert alive(mark) == []
+
+    asyncio.run(main())
+
+
 def test_cancelling_an_async_stream_kills_the_command(mark: str) -> None:
     async def read(stream: AsyncStream, started: asyncio.Event) -> None:
         async for _ in stream:
