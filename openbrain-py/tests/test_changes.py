@@ -7,6 +7,7 @@ import errno
 import os
 import pickle
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,23 @@ def test_saved_changes_are_applied_and_discarded(work: Path) -> None:
     for call in (saved.changes, saved.apply, saved.discard):
         with pytest.raises(errors.InvalidRequestError, match=saved.id):
             call()
+
+
+def test_saved_changes_know_their_time_and_their_mounts(work: Path) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    saved = _changed(work).save()
+    assert saved is not None
+    assert before <= saved.saved_at <= datetime.now(UTC)
+    assert saved.saved_at.utcoffset() == timedelta(0)
+    assert saved.mounts == (str(work),)
+    saved.apply("new")
+    named = SavedChanges(saved.id)
+    (listed,) = SavedChanges.list()
+    (later,) = asyncio.run(SavedChanges.list_async())
+    for other in (named, listed, later):
+        assert (other.saved_at, other.mounts) == (saved.saved_at, saved.mounts)
+    with pytest.raises(errors.InvalidRequestError, match="missing"):
+        _ = SavedChanges("missing").saved_at
 
 
 def test_the_command_knows_what_was_saved(work: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, final
 _T_co = TypeVar("_T_co", covariant=True)
 _Fields: TypeAlias = dict[str, Any]
 _Output: TypeAlias = tuple[_Fields, bytes, bytes]
+_About: TypeAlias = tuple[str, list[str]]
 _Logs: TypeAlias = tuple[tuple[int, bytes], tuple[int, bytes], bool]
 
 __all__ = [
@@ -34,8 +35,8 @@ __version__: Final[str]
 def run(request: _Fields, stdin: bytes | None) -> Pending[_Output]: ...
 def spawn(request: _Fields, stdin: bytes | None) -> Pending[Process]: ...
 def create(request: _Fields) -> Pending[Sandbox]: ...
-def changes_list() -> Pending[list[tuple[str, float]]]: ...
-def changes_load(id: str) -> Pending[_Fields]: ...  # noqa: A002
+def changes_list() -> Pending[list[tuple[str, _About | None]]]: ...
+def changes_load(id: str) -> Pending[tuple[_About, _Fields]]: ...  # noqa: A002
 def changes_apply(id: str, paths: list[str]) -> Pending[_Fields]: ...  # noqa: A002
 def changes_discard(id: str) -> Pending[None]: ...  # noqa: A002
 def doctor() -> Pending[_Fields]: ...
@@ -80,7 +81,7 @@ class Background:
 
 @final
 class Changes:
-    def save(self) -> Pending[str | None]: ...
+    def save(self) -> Pending[tuple[str, _About] | None]: ...
 
 @final
 class Sandbox:
