@@ -30,7 +30,7 @@ impl Background {
         if self.owner == std::process::id() {
             return Ok(self.command.clone());
         }
-        Err(Failure::Gone("the command belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the command belongs to the process that this one was forked from")
             .raise(py))
     }
 }

@@ -17,7 +17,9 @@ pub(crate) enum Failure {
     Late(String),
     /// The request is no request: an unknown field, a value of the wrong type.
     Request(String),
-    /// What was asked for needs something that is no longer there.
+    /// The caller has no say in it, or none any more.
+    Misuse(&'static str),
+    /// There is no answer: the call was given up, or has ended without one.
     Gone(&'static str),
     /// The system failed us.
     System(std::io::Error),
@@ -42,6 +44,7 @@ impl Failure {
                 );
             }
             Self::Request(message) => ("invalid_request", message, false),
+            Self::Misuse(message) => ("invalid_request", message.into(), false),
             Self::Gone(message) => ("internal", message.into(), false),
             Self::System(error) => {
                 ("resource_exhausted", format!("cannot prepare the call: {error}"), true)

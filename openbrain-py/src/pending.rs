@@ -179,9 +179,8 @@ impl Pending {
     /// and what it raises comes when the command is dead, but not later than `patience` seconds.
     fn wait(&self, py: Python<'_>, patience: f64) -> PyResult<()> {
         if !self.is_own() {
-            return Err(
-                Failure::Gone("this was asked for by another process, before a fork").raise(py)
-            );
+            let message = "this was asked for by another process, before a fork";
+            return Err(Failure::Misuse(message).raise(py));
         }
         self.until_ready(py).inspect_err(|_| {
             self.stop();

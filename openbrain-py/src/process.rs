@@ -61,7 +61,7 @@ impl Process {
         if self.owner == std::process::id() {
             return Ok(());
         }
-        Err(Failure::Gone("the command belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the command belongs to the process that this one was forked from")
             .raise(py))
     }
 }
@@ -241,7 +241,9 @@ async fn passed(time: Option<Duration>) {
 
 async fn write(stdin: &mut Option<ChildStdin>, data: &[u8]) -> Result<(), Failure> {
     let Some(writer) = stdin else {
-        return Err(Failure::Gone("standard input is closed, or was not asked for: `stdin=PIPE`"));
+        return Err(Failure::Misuse(
+            "standard input is closed, or was not asked for: `stdin=PIPE`",
+        ));
     };
     if writer.write_all(data).await.is_err() {
         // A command that closes its input early has read what it wanted.

@@ -91,11 +91,11 @@ impl Sandbox {
     pub(crate) fn get(&self, py: Python<'_>) -> PyResult<Arc<openbrain::Sandbox>> {
         if self.owner != std::process::id() {
             let message = "the sandbox belongs to the process that this one was forked from";
-            return Err(Failure::Gone(message).raise(py));
+            return Err(Failure::Misuse(message).raise(py));
         }
         // Raising runs Python, which may come back here: the place must not be locked then.
         let open = self.slot().clone();
-        let kept = Failure::Gone("the sandbox was left to itself by `keep`");
+        let kept = Failure::Misuse("the sandbox was left to itself by `keep`");
         open.ok_or(kept).map_err(|failure| failure.raise(py))
     }
 
@@ -293,7 +293,7 @@ impl Sandbox {
             }),
             shared => {
                 *self.slot() = shared.and_then(Result::err);
-                Err(Failure::Gone("calls are under way in the sandbox").raise(py))
+                Err(Failure::Misuse("calls are under way in the sandbox").raise(py))
             }
         }
     }

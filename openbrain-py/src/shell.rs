@@ -29,7 +29,7 @@ impl Shell {
         if self.owner == std::process::id() {
             return Ok(Arc::clone(&self.shell));
         }
-        Err(Failure::Gone("the shell belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the shell belongs to the process that this one was forked from")
             .raise(py))
     }
 }

@@ -31,7 +31,7 @@ impl Watch {
         if self.owner == std::process::id() {
             return Ok(());
         }
-        Err(Failure::Gone("the watch belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the watch belongs to the process that this one was forked from")
             .raise(py))
     }
 }

@@ -29,7 +29,7 @@ if child == 0:
         once(sandbox)
     try:
         running.kill()
-    except openbrain.OpenbrainError as error:
+    except openbrain.errors.InvalidRequestError as error:
         print(error, flush=True)
     del running
     grandchild = os.fork()

@@ -267,8 +267,12 @@ def test_a_terminal_is_resized() -> None:
 
 
 def test_writing_without_a_pipe_is_refused() -> None:
-    with Exec("cat").spawn() as process, pytest.raises(openbrain.OpenbrainError, match="PIPE"):
-        process.write("x")
+    for exec in (Exec("cat"), Exec("cat").stdin(PIPE)):
+        with exec.spawn() as process:
+            process.close_stdin()
+            with pytest.raises(openbrain.errors.InvalidRequestError, match="PIPE") as caught:
+                process.write("x")
+        assert caught.value.code == "invalid_request"
 
 
 def test_writing_to_a_command_that_reads_no_more_is_no_failure() -> None:

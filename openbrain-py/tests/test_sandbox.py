@@ -278,7 +278,7 @@ with openbrain.Sandbox(network=False) as sandbox:
     if child == 0:
         try:
             sandbox.exec("true")
-        except openbrain.OpenbrainError as error:
+        except openbrain.errors.InvalidRequestError as error:
             print(error, flush=True)
         del sandbox
         with openbrain.Sandbox(network=False) as own:

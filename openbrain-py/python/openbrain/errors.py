@@ -76,7 +76,11 @@ class OpenbrainError(Exception):
 
 
 class InvalidRequestError(OpenbrainError, ValueError):
-    """The request itself is wrong: an empty command, a bad size, a mount that does not exist."""
+    """The request itself is wrong: an empty command, a bad size, a mount that does not exist.
+
+    So is what is asked of something that the caller has no say in: a process without `PIPE` cannot
+    be written to, a sandbox that was kept, or is of the process before a fork, not be used.
+    """
 
     code = "invalid_request"
 
