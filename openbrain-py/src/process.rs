@@ -58,7 +58,7 @@ impl Process {
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        if self.owner == std::process::id() {
+        if self.is_own() {
             return Ok(());
         }
         Err(Failure::Misuse("the command belongs to the process that this one was forked from")
@@ -68,6 +68,11 @@ impl Process {
 
 #[pymethods]
 impl Process {
+    /// Whether this process has started it, and not the one that it was forked from.
+    fn is_own(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
     /// The next event. Giving the wait up loses nothing.
     fn next_event(&self, py: Python<'_>) -> PyResult<Pending> {
         self.check(py)?;
@@ -255,7 +260,7 @@ async fn write(stdin: &mut Option<ChildStdin>, data: &[u8]) -> Result<(), Failur
 impl Drop for Process {
     /// In a forked child, dropping would wake tasks of a runtime that is not there.
     fn drop(&mut self) {
-        if self.owner != std::process::id() {
+        if !self.is_own() {
             mem::forget((Arc::clone(&self.life), Arc::clone(&self.stdin), self.handle.clone()));
         }
     }

@@ -118,9 +118,9 @@ impl Sandbox {
 
 #[pymethods]
 impl Sandbox {
-    /// Whether this process still has it: a kept one is on its own.
+    /// Whether this process still has it: a kept one is on its own, and that of a fork its parent's.
     fn is_held(&self) -> bool {
-        self.slot().is_some()
+        self.owner == std::process::id() && self.slot().is_some()
     }
 
     /// `id`, `name`, `labels`, `backend`, `isolation`, `command_timeout` and `warnings`, as a

@@ -220,12 +220,17 @@ class Process:
         self._native.resize(rows, cols)
 
     def close(self) -> None:
-        """Kills every process of the command, and waits until they are gone."""
-        wait(self._native.close())
+        """Kills every process of the command, and waits until they are gone.
+
+        In a forked child, whose parent has the command, it does nothing.
+        """
+        if self._native.is_own():
+            wait(self._native.close())
 
     async def close_async(self) -> None:
         """As `close`."""
-        await wait_async(self._native.close())
+        if self._native.is_own():
+            await wait_async(self._native.close())
 
     def __iter__(self) -> typing.Self:
         return self
