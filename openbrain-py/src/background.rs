@@ -21,8 +21,29 @@ pub(crate) struct Background {
     command: openbrain::Background,
 }
 
+/// A command that nobody has been given yet. Dropping it ends the command: whoever started it has
+/// given up, and will not learn how it is called.
+struct Untaken {
+    owner: u32,
+    command: openbrain::Background,
+    is_taken: bool,
+}
+
+/// A command that was started.
+pub(crate) fn answer(command: openbrain::Background) -> Answer {
+    let untaken = Untaken { owner: std::process::id(), command, is_taken: false };
+    Answer::object(|_| Ok(untaken.take()))
+}
+
+impl Untaken {
+    fn take(mut self) -> Background {
+        self.is_taken = true;
+        Background::new(self.command.clone())
+    }
+}
+
 impl Background {
-    pub(crate) fn new(command: openbrain::Background) -> Self {
+    fn new(command: openbrain::Background) -> Self {
         Self { owner: std::process::id(), command }
     }
 
@@ -108,6 +129,15 @@ impl Background {
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.get(py)?.cancel();
         Ok(())
+    }
+}
+
+impl Drop for Untaken {
+    /// In a forked child, the command is the parent's.
+    fn drop(&mut self) {
+        if !self.is_taken && self.owner == std::process::id() {
+            self.command.cancel();
+        }
     }
 }
 

@@ -16,8 +16,7 @@ use serde_json::json;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
-    background::Background,
-    changes, convert,
+    background, changes, convert,
     engine::engine,
     failure::Failure,
     files::Files,
@@ -182,7 +181,7 @@ impl Sandbox {
             let program = verbs::program(&exec);
             let command = sandbox.start(exec).await;
             let command = command.map_err(|error| verbs::not_started(error, program))?;
-            Ok(Answer::object(|_| Ok(Background::new(command))))
+            Ok(background::answer(command))
         })
     }
 

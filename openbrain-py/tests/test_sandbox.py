@@ -6,13 +6,14 @@ import asyncio
 import gc
 import signal
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import alive, sleeper, until
 
 import openbrain
 from openbrain import Exec, Sandbox, Volume, errors
+from openbrain.waiting import wait_async
 
 if TYPE_CHECKING:
     import subprocess
@@ -179,6 +180,40 @@ def test_giving_up_a_wait_leaves_the_background_running(mark: str) -> None:
             assert (await command.wait_async()).signal == 9
 
     asyncio.run(main())
+
+
+def test_a_start_that_is_given_up_as_it_succeeds_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    """As Ctrl-C and a cancellation do that come when the command runs and nobody has it yet."""
+
+    def interrupt(pending: Any) -> None:
+        assert until(pending.done)
+        raise KeyboardInterrupt
+
+    async def cancel(pending: Any) -> Any:
+        assert until(pending.done)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return await wait_async(pending)
+
+    async def main(sandbox: Sandbox) -> None:
+        # The exception has what it went through, as long as somebody has the exception.
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await sandbox.start_async(sleeper(mark))
+        assert until(lambda: not alive(mark)), caught
+
+    with Sandbox(timeout=60, network=False) as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr("openbrain.sandbox.wait", interrupt)
+            patch.setattr("openbrain.sandbox.wait_async", cancel)
+            with pytest.raises(KeyboardInterrupt):
+                sandbox.start(sleeper(mark))
+            gc.collect()
+            assert until(lambda: not alive(mark))
+            asyncio.run(main(sandbox))
+        assert sandbox.start("true").wait().success
 
 
 def test_the_end_of_the_sandbox_ends_the_background(mark: str) -> None:
