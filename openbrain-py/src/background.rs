@@ -1,5 +1,7 @@
 //! A command in the background of a sandbox.
 
+use std::time::Duration;
+
 use openbrain::{LogOffsets, LogPart, Logs, Status};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
@@ -11,6 +13,7 @@ use crate::{
     convert,
     failure::Failure,
     pending::{Answer, Pending},
+    process::passed,
 };
 
 /// A command in the background of a sandbox. Dropping it leaves the command running.
@@ -99,13 +102,15 @@ impl Background {
     }
 
     /// Waits until one of its streams has this text.
+    #[pyo3(signature = (text, seconds))]
     fn wait_for_log(
         &self,
         py: Python<'_>,
         text: &Bound<'_, PyString>,
-        seconds: f64,
+        seconds: Option<f64>,
     ) -> PyResult<Pending> {
-        let (text, time) = (convert::text(text)?, convert::duration(py, seconds)?);
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
+        let (text, time) = (convert::text(text)?, time.unwrap_or(Duration::MAX));
         let command = self.get(py)?;
         Pending::ask(py, async move {
             command.wait_for_log(&text, time).await?;
@@ -114,9 +119,17 @@ impl Background {
     }
 
     /// The result, after the end. Giving the wait up leaves the command running.
-    fn wait(&self, py: Python<'_>) -> PyResult<Pending> {
+    #[pyo3(signature = (seconds))]
+    fn wait(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<Pending> {
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
         let command = self.get(py)?;
-        Pending::ask(py, async move { Ok(Answer::end(command.wait().await)) })
+        Pending::ask(py, async move {
+            tokio::select! {
+                biased;
+                end = command.wait() => Ok(Answer::end(end)),
+                () = passed(time) => Err(Failure::Late("the command did not end in time".into())),
+            }
+        })
     }
 
     /// Sends a signal to its process group.

@@ -150,6 +150,36 @@ def test_waiting_after_the_last_event_gives_the_same_end() -> None:
         assert process.next_event() is None
 
 
+def test_waiting_too_long_leaves_the_command_running(mark: str) -> None:
+    exec = Exec(f"echo one; sh -c 'sleep 600; :' {mark}; echo two; exit 3")
+    with exec.spawn() as process:
+        with pytest.raises(TimeoutError, match="did not end in time") as caught:
+            process.wait(0.1)
+        assert isinstance(caught.value, openbrain.errors.WaitTimeoutError)
+        with pytest.raises(openbrain.errors.WaitTimeoutError):
+            asyncio.run(process.wait_async(timedelta(milliseconds=50)))
+        with pytest.raises(ValueError, match="collected"):
+            process.wait_for_output("one")
+        assert process.output is None
+        assert until(lambda: bool(alive(mark)))
+        process.signal(signal.SIGINT)
+        output = process.wait(20)
+    assert (output.stdout, output.success) == ("one\n", False)
+
+
+def test_waiting_too_long_leaves_the_end_to_be_read() -> None:
+    with Exec("echo one; sleep 0.3; echo two").spawn() as process:
+        with pytest.raises(TimeoutError):
+            process.wait(0)
+        (event,) = list(process)
+        assert isinstance(event, Ended)
+        assert process.wait() is event.output is process.output
+        assert event.output.stdout == "one\ntwo\n"
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"), Exec("true").spawn() as other:
+                other.wait(wrong)
+
+
 def test_waiting_twice_gives_the_same_result() -> None:
     async def main() -> None:
         async with await Exec("echo one; exit 3").spawn_async() as process:

@@ -120,6 +120,10 @@ def test_a_command_in_the_background_goes_on(mark: str) -> None:
         with pytest.raises(errors.WaitTimeoutError) as late:
             server.wait_for_log("three", 0.1)
         assert isinstance(late.value, TimeoutError)
+        for wait in (lambda: server.wait(0.05), lambda: asyncio.run(server.wait_async(0.05))):
+            with pytest.raises(TimeoutError, match="did not end in time"):
+                wait()
+        assert len(alive(mark)) == 1
         assert sandbox.exec("echo beside it").success
         server.cancel()
         result = server.wait()
@@ -144,6 +148,17 @@ def test_what_the_background_never_says_is_not_waited_for() -> None:
         for wrong in (-1, float("nan")):
             with pytest.raises(ValueError, match="timeout"):
                 done.wait_for_log("other", wrong)
+
+
+def test_a_wait_without_a_time_has_no_end_of_its_own() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        command = sandbox.start("sleep 0.3; echo late; read x", stdin=b"")
+        command.wait_for_log("late", None)
+        asyncio.run(command.wait_for_log_async("late"))
+        none: Any = None
+        for call in (lambda: sandbox.renew(none), lambda: sandbox.wait_for_port(80, none)):
+            with pytest.raises(TypeError, match="None"):
+                call()
 
 
 def test_a_server_in_the_background_is_waited_for() -> None:

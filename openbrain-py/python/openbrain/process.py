@@ -165,23 +165,36 @@ class Process:
         """As `wait_for_output`. Cancelling it loses nothing, and leaves the command running."""
         return await wait_async(self._native.wait_for_output(content(text), seconds(timeout)))
 
-    def wait(self, *, check: bool = False) -> Output:
+    def wait(
+        self, timeout: float | datetime.timedelta | None = None, *, check: bool = False
+    ) -> Output:
         """Waits for the end; the result has the output that was not read as events.
 
         Standard input is closed, as soon as what is being written is written. Whoever waits again
         gets the same result. Ctrl-C kills the command.
 
         Args:
+            timeout: Seconds or a `timedelta` to wait at most. The command runs on when they are
+                over, and what it says is for the result from then on: whoever reads events gets
+                the end alone. Until somebody waits again, nobody reads what it says.
             check: Raise unless the command succeeds.
+
+        Raises:
+            WaitTimeoutError: The time is over.
         """
         if self.output is None:
-            self._finish(wait(self._native.wait()))
+            self._finish(wait(self._native.wait(seconds(timeout))))
         return self._result(check)
 
-    async def wait_async(self, *, check: bool = False) -> Output:
-        """As `wait`. Cancelling it kills the command."""
+    async def wait_async(
+        self,
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
+        *,
+        check: bool = False,
+    ) -> Output:
+        """As `wait`. Cancelling it kills the command; the end of `timeout` does not."""
         if self.output is None:
-            self._finish(await wait_async(self._native.wait()))
+            self._finish(await wait_async(self._native.wait(seconds(timeout))))
         return self._result(check)
 
     def write(self, data: Bytes | str) -> None:

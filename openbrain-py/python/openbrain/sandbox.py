@@ -15,7 +15,7 @@ from .record import Record
 from .request import Exec, Mount, Stdin, environment, listed, mount_form, parts, placed, several
 from .shell import Shell
 from .verbs import build
-from .waiting import seconds, wait, wait_async
+from .waiting import seconds, span, wait, wait_async
 
 __all__ = ["Sandbox", "Volume"]
 
@@ -255,11 +255,11 @@ class Sandbox(Opened):
         Raises:
             WaitTimeoutError: The time is over.
         """
-        wait(self._open().wait_for_port(port, seconds(timeout) or 0))
+        wait(self._open().wait_for_port(port, span(timeout)))
 
     async def wait_for_port_async(self, port: int, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `wait_for_port`."""
-        await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
+        await wait_async(self._open().wait_for_port(port, span(timeout)))
 
     def shell(self, program: str | None = None) -> Shell:
         """A shell whose working directory and exported variables persist.
