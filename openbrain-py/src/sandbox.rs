@@ -3,10 +3,12 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use openbrain::SessionEnd;
 use pyo3::{
     Bound, Py, PyAny, PyResult, Python, pyclass, pyfunction, pymethods,
@@ -22,7 +24,8 @@ use crate::{
     files::Files,
     forward::Forward,
     pending::{Answer, Pending},
-    process, runtime,
+    process,
+    runtime::{self, TICK},
     shell::Shell,
     verbs,
 };
@@ -54,20 +57,24 @@ pub(crate) fn create(py: Python<'_>, request: &Bound<'_, PyDict>) -> PyResult<Pe
     })
 }
 
-/// Ends every sandbox that this process still has open, at most so long.
-pub(crate) fn end_all(py: Python<'_>, runtime: &Handle, patience: Duration) {
+/// Ends every sandbox that this process still has open, at most so long and until Ctrl-C.
+pub(crate) fn end_all(py: Python<'_>, runtime: &Handle, patience: Duration) -> PyResult<()> {
     let open: Vec<_> = std::mem::take(&mut *registered())
         .into_iter()
         .filter(|(process, _)| *process == std::process::id())
         .filter_map(|(_, sandbox)| sandbox.upgrade())
         .collect();
-    py.detach(|| {
-        runtime.block_on(async {
-            let ends = open.iter().map(|sandbox| sandbox.kill());
-            // Whatever is not confirmed by then ends with this process, or by its own time.
-            let _ = timeout(patience, futures_util::future::join_all(ends)).await;
-        });
-    });
+    let mut ends = pin!(join_all(open.iter().map(|sandbox| sandbox.kill())));
+    let until = Instant::now() + patience;
+    // Whatever is not confirmed by then ends with this process, or by its own time.
+    while Instant::now() < until {
+        let tick = async { timeout(TICK, &mut ends).await.is_ok() };
+        if py.detach(|| runtime.block_on(tick)) {
+            break;
+        }
+        py.check_signals()?;
+    }
+    Ok(())
 }
 
 fn registered() -> MutexGuard<'static, Vec<(u32, Weak<openbrain::Sandbox>)>> {
