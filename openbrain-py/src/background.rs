@@ -1,9 +1,11 @@
 //! A command in the background of a sandbox.
 
+use std::time::Duration;
+
 use openbrain::{LogOffsets, LogPart, Logs, Status};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
-    types::{PyBytes, PyInt},
+    types::{PyBytes, PyInt, PyString},
 };
 use serde_json::json;
 
@@ -11,6 +13,7 @@ use crate::{
     convert,
     failure::Failure,
     pending::{Answer, Pending},
+    process::passed,
 };
 
 /// A command in the background of a sandbox. Dropping it leaves the command running.
@@ -21,8 +24,29 @@ pub(crate) struct Background {
     command: openbrain::Background,
 }
 
+/// A command that nobody has been given yet. Dropping it ends the command: whoever started it has
+/// given up, and will not learn how it is called.
+struct Untaken {
+    owner: u32,
+    command: openbrain::Background,
+    is_taken: bool,
+}
+
+/// A command that was started.
+pub(crate) fn answer(command: openbrain::Background) -> Answer {
+    let untaken = Untaken { owner: std::process::id(), command, is_taken: false };
+    Answer::object(|_| Ok(untaken.take()))
+}
+
+impl Untaken {
+    fn take(mut self) -> Background {
+        self.is_taken = true;
+        Background::new(self.command.clone())
+    }
+}
+
 impl Background {
-    pub(crate) fn new(command: openbrain::Background) -> Self {
+    fn new(command: openbrain::Background) -> Self {
         Self { owner: std::process::id(), command }
     }
 
@@ -30,7 +54,7 @@ impl Background {
         if self.owner == std::process::id() {
             return Ok(self.command.clone());
         }
-        Err(Failure::Gone("the command belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the command belongs to the process that this one was forked from")
             .raise(py))
     }
 }
@@ -78,8 +102,16 @@ impl Background {
     }
 
     /// Waits until one of its streams has this text.
-    fn wait_for_log(&self, py: Python<'_>, text: String, seconds: f64) -> PyResult<Pending> {
-        let (command, time) = (self.get(py)?, convert::duration(py, seconds)?);
+    #[pyo3(signature = (text, seconds))]
+    fn wait_for_log(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        seconds: Option<f64>,
+    ) -> PyResult<Pending> {
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
+        let (text, time) = (convert::text(text)?, time.unwrap_or(Duration::MAX));
+        let command = self.get(py)?;
         Pending::ask(py, async move {
             command.wait_for_log(&text, time).await?;
             Ok(Answer::done())
@@ -87,9 +119,17 @@ impl Background {
     }
 
     /// The result, after the end. Giving the wait up leaves the command running.
-    fn wait(&self, py: Python<'_>) -> PyResult<Pending> {
+    #[pyo3(signature = (seconds))]
+    fn wait(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<Pending> {
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
         let command = self.get(py)?;
-        Pending::ask(py, async move { Ok(Answer::end(command.wait().await)) })
+        Pending::ask(py, async move {
+            tokio::select! {
+                biased;
+                end = command.wait() => Ok(Answer::end(end)),
+                () = passed(time) => Err(Failure::Late("the command did not end in time".into())),
+            }
+        })
     }
 
     /// Sends a signal to its process group.
@@ -102,6 +142,15 @@ impl Background {
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.get(py)?.cancel();
         Ok(())
+    }
+}
+
+impl Drop for Untaken {
+    /// In a forked child, the command is the parent's.
+    fn drop(&mut self) {
+        if !self.is_taken && self.owner == std::process::id() {
+            self.command.cancel();
+        }
     }
 }
 

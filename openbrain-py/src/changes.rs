@@ -1,14 +1,15 @@
 //! What commands have changed: reported, kept, and applied to the host or discarded.
 
 use std::{
+    ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::UNIX_EPOCH,
 };
 
 use openbrain::{SavedChanges, settings::Sources};
-use pyo3::{IntoPyObject, PyResult, Python, pyclass, pyfunction, pymethods};
-use serde_json::json;
+use pyo3::{
+    Bound, IntoPyObject, PyResult, Python, pyclass, pyfunction, pymethods, types::PyString,
+};
 
 use crate::{
     convert,
@@ -36,43 +37,53 @@ pub(crate) fn answer(changes: openbrain::Changes) -> Answer {
 
 #[pymethods]
 impl Changes {
-    /// Saves it; the answer is the name, or none when no mount has changed.
+    /// Saves it; the answer is `(name, about)`, or none when no mount has changed.
     fn save(&self, py: Python<'_>) -> PyResult<Pending> {
         let (changes, directory) = (Arc::clone(&self.0), directory(py)?);
         Pending::block(py, move || {
             let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
             let saved = changes.save(&directory)?;
-            Ok(Answer::value(saved.map(|saved| saved.id().to_owned())))
+            let saved = saved.map(|saved| (saved.id().to_owned(), about(&saved)));
+            Ok(Answer::new(|py| Ok(saved.into_pyobject(py)?.unbind())))
         })
     }
 }
 
-/// The names of all that are saved, and when each was, in seconds since 1970.
+/// All that are saved, each as `(name, about)`; without the latter while somebody else has it.
 #[pyfunction]
 pub(crate) fn changes_list(py: Python<'_>) -> PyResult<Pending> {
     let directory = directory(py)?;
     Pending::block(py, move || {
-        let found = SavedChanges::list(&directory)?.into_iter().map(|(id, saved_at)| {
-            (id, saved_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())
+        let found = SavedChanges::list(&directory)?.into_iter().map(|(id, _)| {
+            let about = SavedChanges::load(&directory, &id).ok().as_ref().map(about);
+            (id, about)
         });
-        Ok(Answer::value(found.collect::<Vec<_>>()))
+        let found: Vec<_> = found.collect();
+        Ok(Answer::new(|py| Ok(found.into_pyobject(py)?.unbind())))
     })
 }
 
-/// What is left to be applied: `saved_at`, `mounts` and `changes`, as a dict.
+/// What is left to be applied: `(about, changes)`, the latter as a dict.
 #[pyfunction]
-pub(crate) fn changes_load(py: Python<'_>, id: String) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_load(py: Python<'_>, id: &Bound<'_, PyString>) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         let saved = SavedChanges::load(&directory, &id)?;
-        Ok(Answer::value(json!({ "saved_at": saved.saved_at(), "changes": saved.changes() })))
+        let (about, changes) = (about(&saved), saved.changes());
+        Ok(Answer::new(move |py| {
+            Ok((about, convert::encode(py, &changes)?).into_pyobject(py)?.into_any().unbind())
+        }))
     })
 }
 
 /// Applies those of the paths, or all when there is none; the answer is what was applied.
 #[pyfunction]
-pub(crate) fn changes_apply(py: Python<'_>, id: String, paths: Vec<PathBuf>) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_apply(
+    py: Python<'_>,
+    id: &Bound<'_, PyString>,
+    paths: Vec<PathBuf>,
+) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         let mut saved = SavedChanges::load(&directory, &id)?;
         Ok(Answer::value(saved.apply(&paths)?))
@@ -81,12 +92,18 @@ pub(crate) fn changes_apply(py: Python<'_>, id: String, paths: Vec<PathBuf>) -> 
 
 /// Removes them.
 #[pyfunction]
-pub(crate) fn changes_discard(py: Python<'_>, id: String) -> PyResult<Pending> {
-    let directory = directory(py)?;
+pub(crate) fn changes_discard(py: Python<'_>, id: &Bound<'_, PyString>) -> PyResult<Pending> {
+    let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
         SavedChanges::load(&directory, &id)?.discard()?;
         Ok(Answer::done())
     })
+}
+
+/// When they were saved, RFC 3339, and where the mounts that have changed are on the host.
+fn about(saved: &SavedChanges) -> (String, Vec<OsString>) {
+    let mounts = saved.mounts().map(|(_, source)| source.as_os_str().to_owned());
+    (saved.saved_at().to_owned(), mounts.collect())
 }
 
 /// Where they are kept. It reads the environment, as the settings do.

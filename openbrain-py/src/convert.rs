@@ -46,6 +46,13 @@ pub(crate) fn number<'py, T: FromPyObjectOwned<'py>>(
     number.extract().map_err(|_| not(number, what))
 }
 
+/// A text that the library can hold.
+pub(crate) fn text(text: &Bound<'_, PyString>) -> PyResult<String> {
+    text.extract().map_err(|_| {
+        Failure::Request("a text has a surrogate, which UTF-8 cannot hold".into()).raise(text.py())
+    })
+}
+
 /// A time that was given as seconds.
 pub(crate) fn duration(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
     let time = Duration::try_from_secs_f64(seconds);
@@ -110,7 +117,7 @@ fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>>
 }
 
 fn object(dict: &Bound<'_, PyDict>) -> PyResult<Map<String, Value>> {
-    let items = dict.iter().map(|(name, value)| Ok((name.extract()?, from_python(&value)?)));
+    let items = dict.iter().map(|(name, value)| Ok((text(name.cast()?)?, from_python(&value)?)));
     items.collect()
 }
 
@@ -134,8 +141,8 @@ fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Value> {
             Failure::Request(format!("{number} is not a number")).raise(value.py())
         });
     }
-    if let Ok(text) = value.cast::<PyString>() {
-        return text.extract().map(Value::String);
+    if let Ok(value) = value.cast::<PyString>() {
+        return text(value).map(Value::String);
     }
     if let Ok(dict) = value.cast::<PyDict>() {
         return object(dict).map(Value::Object);

@@ -8,15 +8,18 @@ use pyo3::{PyErr, Python, types::PyAnyMethods};
 pub(crate) enum Failure {
     /// The library refused or failed.
     Library(openbrain::Error),
-    /// The library refused or failed to do something with this file.
-    File(openbrain::Error, PathBuf),
+    /// The library refused or failed to do something with this file, or to execute it, where it is
+    /// known which.
+    File(openbrain::Error, Option<PathBuf>),
     /// A file of the host could not be read or written.
     Host(std::io::Error, PathBuf),
     /// What was waited for did not come in time.
     Late(String),
     /// The request is no request: an unknown field, a value of the wrong type.
     Request(String),
-    /// What was asked for needs something that is no longer there.
+    /// The caller has no say in it, or none any more.
+    Misuse(&'static str),
+    /// There is no answer: the call was given up, or has ended without one.
     Gone(&'static str),
     /// The system failed us.
     System(std::io::Error),
@@ -27,7 +30,7 @@ impl Failure {
     pub(crate) fn raise(self, py: Python<'_>) -> PyErr {
         let (code, message, retryable) = match self {
             Self::Library(error) => return library(py, &error, None),
-            Self::File(error, path) => return library(py, &error, Some(path)),
+            Self::File(error, path) => return library(py, &error, path),
             Self::Host(error, path) => {
                 let message = format!("cannot use `{}`: {error}", path.display());
                 let io_kind = Some(format!("{:?}", error.kind()));
@@ -41,6 +44,7 @@ impl Failure {
                 );
             }
             Self::Request(message) => ("invalid_request", message, false),
+            Self::Misuse(message) => ("invalid_request", message.into(), false),
             Self::Gone(message) => ("internal", message.into(), false),
             Self::System(error) => {
                 ("resource_exhausted", format!("cannot prepare the call: {error}"), true)

@@ -2,10 +2,10 @@
 
 use std::{io::Cursor, path::PathBuf, sync::Arc};
 
-use openbrain::{Error, FileEntry, FileKind, Found, Transfer};
+use openbrain::{Error, ErrorKind, FileEntry, FileKind, Found, Transfer};
 use pyo3::{
     Bound, IntoPyObject, Py, PyAny, PyResult, Python, pyclass, pymethods,
-    types::{PyBytes, PyDict, PyDictMethods, PyInt, PyList, PyListMethods},
+    types::{PyBytes, PyDict, PyDictMethods, PyInt, PyList, PyListMethods, PyString},
 };
 use tokio::{fs, io};
 
@@ -13,6 +13,7 @@ use crate::{
     convert,
     failure::Failure,
     pending::{Answer, Pending},
+    replacement::Replacement,
     sandbox::Sandbox,
     watch::Watch,
 };
@@ -37,7 +38,10 @@ impl Files {
         F: Future<Output = openbrain::Result<Answer>> + Send + 'static,
     {
         let work = work(self.0.get().get(py)?, path.clone());
-        Pending::ask(py, async move { work.await.map_err(|error| Failure::File(error, path)) })
+        Pending::ask(
+            py,
+            async move { work.await.map_err(|error| Failure::File(error, Some(path))) },
+        )
     }
 }
 
@@ -101,7 +105,13 @@ impl Files {
     }
 
     /// What is anywhere below a directory and matches a pattern.
-    fn search(&self, py: Python<'_>, path: PathBuf, pattern: String) -> PyResult<Pending> {
+    fn search(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: &Bound<'_, PyString>,
+    ) -> PyResult<Pending> {
+        let pattern = convert::text(pattern)?;
         self.ask(py, path, |sandbox, path| async move {
             let found = sandbox.files().search(path, &pattern).await?;
             Ok(Answer::new(|py| entries(py, found)))
@@ -114,10 +124,11 @@ impl Files {
         &self,
         py: Python<'_>,
         path: PathBuf,
-        pattern: Option<String>,
+        pattern: Option<&Bound<'_, PyString>>,
         limit: &Bound<'_, PyInt>,
     ) -> PyResult<Pending> {
         let limit = convert::number(limit, "a limit")?;
+        let pattern = pattern.map(convert::text).transpose()?;
         self.ask(py, path, move |sandbox, path| async move {
             let found = sandbox.files().find(path, pattern.as_deref(), limit).await?;
             let Found { entries: found, truncated, .. } = found;
@@ -163,17 +174,34 @@ impl Files {
 
     /// Copies a tree of the host into the sandbox.
     fn upload(&self, py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult<Pending> {
-        self.ask(py, source, |sandbox, source| async move {
-            let done = sandbox.files().upload(source, target).await?;
-            Ok(Answer::new(|py| transfer(py, done)))
+        let sandbox = self.0.get().get(py)?;
+        Pending::ask(py, async move {
+            match sandbox.files().upload(&source, target).await {
+                Ok(done) => Ok(Answer::new(|py| transfer(py, done))),
+                // The error may be about either side: it is the source when that cannot be had at all.
+                Err(error) if error.kind() == ErrorKind::FileFailed => {
+                    let is_there = fs::symlink_metadata(&source).await.is_ok();
+                    Err(Failure::File(error, (!is_there).then_some(source)))
+                }
+                Err(error) => Err(error.into()),
+            }
         })
     }
 
     /// Copies a tree of the sandbox to the host.
     fn download(&self, py: Python<'_>, source: PathBuf, target: PathBuf) -> PyResult<Pending> {
-        self.ask(py, source, |sandbox, source| async move {
-            let done = sandbox.files().download(source, target).await?;
-            Ok(Answer::new(|py| transfer(py, done)))
+        let sandbox = self.0.get().get(py)?;
+        Pending::ask(py, async move {
+            let files = sandbox.files();
+            match files.download(&source, target).await {
+                Ok(done) => Ok(Answer::new(|py| transfer(py, done))),
+                // As with `upload`.
+                Err(error) if error.kind() == ErrorKind::FileFailed => {
+                    let is_there = files.stat(&source).await.is_ok();
+                    Err(Failure::File(error, (!is_there).then_some(source)))
+                }
+                Err(error) => Err(error.into()),
+            }
         })
     }
 
@@ -197,7 +225,7 @@ impl Files {
                     files.upload_tar(&target, file).await
                 }
             };
-            let done = done.map_err(|error| Failure::File(error, target))?;
+            let done = done.map_err(|error| Failure::File(error, Some(target)))?;
             Ok(Answer::new(|py| transfer(py, done)))
         })
     }
@@ -206,15 +234,21 @@ impl Files {
     fn download_tar(&self, py: Python<'_>, source: PathBuf, archive: PathBuf) -> PyResult<Pending> {
         let sandbox = self.0.get().get(py)?;
         Pending::ask(py, async move {
-            let stream = sandbox.files().download_tar(&source).await;
-            let mut stream = stream.map_err(|error| Failure::File(error, source))?;
             let copied = async {
-                let mut file = fs::File::create(&archive).await?;
-                let length = io::copy(&mut stream, &mut file).await?;
-                file.sync_data().await.map(|()| length)
+                let stream = sandbox.files().download_tar(&source).await;
+                let mut stream = stream.map_err(io::Error::other)?;
+                let mut file = Replacement::begin(&archive).await?;
+                let length = io::copy(&mut stream, file.writer()).await?;
+                file.finish().await.map(|()| length)
             };
-            let length = copied.await.map_err(|error| Failure::Host(error, archive))?;
-            Ok(Answer::value(length))
+            match copied.await {
+                Ok(length) => Ok(Answer::value(length)),
+                // The stream has the library's errors in those of the system.
+                Err(error) => Err(match error.downcast::<Error>() {
+                    Ok(error) => Failure::File(error, Some(source)),
+                    Err(error) => Failure::Host(error, archive),
+                }),
+            }
         })
     }
 }

@@ -17,6 +17,7 @@ mod files;
 mod forward;
 mod pending;
 mod process;
+mod replacement;
 mod runtime;
 mod sandbox;
 mod shell;

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,11 @@ use crate::{
 };
 
 /// What comes of something that was asked for. It becomes a value of Python where it is taken.
-pub(crate) struct Answer(Box<dyn Make>);
+pub(crate) struct Answer {
+    make: Box<dyn Make>,
+    /// Whether it is all that there is to reach something by, which ends when this is dropped.
+    is_handle: bool,
+}
 
 /// Makes a value of Python, once.
 trait Make: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send {}
@@ -37,7 +41,7 @@ impl Answer {
     where
         M: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static,
     {
-        Self(Box::new(make))
+        Self { make: Box::new(make), is_handle: false }
     }
 
     /// It was done.
@@ -45,12 +49,13 @@ impl Answer {
         Self::new(|py| Ok(py.None()))
     }
 
-    /// An object of this module.
+    /// An object of this module, by which something is reached that was started or opened.
     pub(crate) fn object<T>(make: impl FnOnce(Python<'_>) -> PyResult<T> + Send + 'static) -> Self
     where
         T: Into<PyClassInitializer<T>> + PyClass,
     {
-        Self::new(|py| Py::new(py, make(py)?).map(Py::into_any))
+        let made = Self::new(|py| Py::new(py, make(py)?).map(Py::into_any));
+        Self { is_handle: true, ..made }
     }
 
     /// What serde makes of a value.
@@ -168,10 +173,16 @@ impl Pending {
         self.slot.wait(Some(Duration::ZERO))
     }
 
-    /// Gives it up: a command that would be the answer is killed.
+    /// Gives it up: a command that would be the answer, or is it already, is killed.
     fn stop(&self) {
         if self.is_own() {
             self.stop.notify_one();
+            // An exception may keep this for long.
+            let untaken = self
+                .slot
+                .answer()
+                .take_if(|answer| answer.as_ref().is_ok_and(|answer| answer.is_handle));
+            drop(untaken);
         }
     }
 
@@ -179,9 +190,8 @@ impl Pending {
     /// and what it raises comes when the command is dead, but not later than `patience` seconds.
     fn wait(&self, py: Python<'_>, patience: f64) -> PyResult<()> {
         if !self.is_own() {
-            return Err(
-                Failure::Gone("this was asked for by another process, before a fork").raise(py)
-            );
+            let message = "this was asked for by another process, before a fork";
+            return Err(Failure::Misuse(message).raise(py));
         }
         self.until_ready(py).inspect_err(|_| {
             self.stop();
@@ -191,9 +201,9 @@ impl Pending {
 
     /// The answer, once.
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let answer = self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let answer = self.slot.answer().take();
         let answer = answer.unwrap_or(Err(Failure::Gone("the answer was taken before")));
-        (answer.map_err(|failure| failure.raise(py))?.0)(py)
+        (answer.map_err(|failure| failure.raise(py))?.make)(py)
     }
 }
 
@@ -204,13 +214,17 @@ impl Drop for Pending {
 }
 
 impl Slot {
+    fn answer(&self) -> MutexGuard<'_, Option<Result<Answer, Failure>>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts the answer in its place. When the interpreter ends there is nobody to be told, and a
     /// thread that woke up would have no interpreter to raise anything in.
     fn fill(&self, answer: Result<Answer, Failure>) {
         if runtime::is_closing() {
             return;
         }
-        let mut place = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.answer();
         if place.is_none() {
             *place = Some(answer);
             // It cannot fail: the counter is zero, and the descriptor ours.

@@ -1,6 +1,12 @@
 //! A running command.
 
-use std::{future::pending, mem, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    mem,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use openbrain::{ChildStdin, Event, Handle, Output, TerminalSize};
 use pyo3::{Bound, Py, PyAny, PyResult, Python, pyclass, pymethods, types::PyInt};
@@ -31,11 +37,15 @@ pub(crate) struct Process {
     isolation: Py<PyAny>,
 }
 
-/// A command until it is waited for, and its end once that is known.
+/// A command until it is waited for, the wait for its end, and the end once that is known.
 struct Life {
     running: Option<openbrain::Process>,
+    /// Has the output that was collected when a wait for it took too long.
+    ending: Option<Ending>,
     end: Option<Arc<openbrain::Result<Output>>>,
 }
+
+type Ending = Pin<Box<dyn Future<Output = openbrain::Result<Output>> + Send>>;
 
 const GONE: Failure = Failure::Gone("the wait for the command was given up");
 
@@ -53,21 +63,26 @@ impl Process {
             exec_id: process.exec_id().to_owned(),
             backend: process.backend().as_str(),
             isolation: convert::encode(py, process.isolation())?,
-            life: Arc::new(Mutex::new(Life { running: Some(process), end: None })),
+            life: Arc::new(Mutex::new(Life { running: Some(process), ending: None, end: None })),
         })
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        if self.owner == std::process::id() {
+        if self.is_own() {
             return Ok(());
         }
-        Err(Failure::Gone("the command belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the command belongs to the process that this one was forked from")
             .raise(py))
     }
 }
 
 #[pymethods]
 impl Process {
+    /// Whether this process has started it, and not the one that it was forked from.
+    fn is_own(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
     /// The next event. Giving the wait up loses nothing.
     fn next_event(&self, py: Python<'_>) -> PyResult<Pending> {
         self.check(py)?;
@@ -106,9 +121,11 @@ impl Process {
     }
 
     /// The result, after the end, with the output that was not read as events; the same for everybody
-    /// who waits. Giving the wait up kills the command.
-    fn wait(&self, py: Python<'_>) -> PyResult<Pending> {
+    /// who waits. Giving the wait up kills the command; the end of its time does not.
+    #[pyo3(signature = (seconds))]
+    fn wait(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<Pending> {
         self.check(py)?;
+        let time = seconds.map(|seconds| convert::duration(py, seconds)).transpose()?;
         let (life, stdin) = (Arc::clone(&self.life), Arc::clone(&self.stdin));
         let handle = self.handle.clone();
         Pending::start(py, |stop| async move {
@@ -122,6 +139,7 @@ impl Process {
                     handle.kill();
                     end.await
                 }
+                () = passed(time) => Err(Failure::Late("the command did not end in time".into())),
             }
         })
     }
@@ -192,6 +210,13 @@ impl Process {
 impl Life {
     /// The next event; none after the end.
     async fn next_event(&mut self) -> Result<Answer, Failure> {
+        if self.ending.is_some() {
+            self.until_ended().await;
+            if let Some(Ok(output)) = self.end.as_deref() {
+                let event = Event::Ended(Box::new(output.clone()));
+                return Ok(Answer::new(|py| convert::event(py, Some(event))));
+            }
+        }
         let Some(process) = &mut self.running else { return self.over() };
         let event = match process.next_event().await {
             Ok(event) => event,
@@ -209,19 +234,31 @@ impl Life {
     async fn wait_for_output(&mut self, text: &[u8]) -> Result<bool, Failure> {
         match &mut self.running {
             Some(process) => Ok(process.wait_for_output(text).await?),
+            None if self.ending.is_some() => {
+                Err(Failure::Misuse("a wait for the end has collected what the command said"))
+            }
             None => Ok(false),
         }
     }
 
     async fn wait(&mut self) -> Result<Answer, Failure> {
         if let Some(process) = self.running.take() {
-            self.ended(process.wait().await);
+            self.ending = Some(Box::pin(process.wait()));
         }
+        self.until_ended().await;
         self.end.clone().map(Answer::end).ok_or(GONE)
     }
 
+    /// Goes on to wait for the end. Giving that up loses nothing.
+    async fn until_ended(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            let end = ending.await;
+            self.ended(end);
+        }
+    }
+
     fn ended(&mut self, end: openbrain::Result<Output>) {
-        self.running = None;
+        (self.running, self.ending) = (None, None);
         self.end = Some(Arc::new(end));
     }
 
@@ -232,7 +269,8 @@ impl Life {
     }
 }
 
-async fn passed(time: Option<Duration>) {
+/// Waits so long; without a time, for ever.
+pub(crate) async fn passed(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => pending().await,
@@ -241,7 +279,9 @@ async fn passed(time: Option<Duration>) {
 
 async fn write(stdin: &mut Option<ChildStdin>, data: &[u8]) -> Result<(), Failure> {
     let Some(writer) = stdin else {
-        return Err(Failure::Gone("standard input is closed, or was not asked for: `stdin=PIPE`"));
+        return Err(Failure::Misuse(
+            "standard input is closed, or was not asked for: `stdin=PIPE`",
+        ));
     };
     if writer.write_all(data).await.is_err() {
         // A command that closes its input early has read what it wanted.
@@ -253,7 +293,7 @@ async fn write(stdin: &mut Option<ChildStdin>, data: &[u8]) -> Result<(), Failur
 impl Drop for Process {
     /// In a forked child, dropping would wake tasks of a runtime that is not there.
     fn drop(&mut self) {
-        if self.owner != std::process::id() {
+        if !self.is_own() {
             mem::forget((Arc::clone(&self.life), Arc::clone(&self.stdin), self.handle.clone()));
         }
     }

@@ -77,8 +77,9 @@ pub(crate) fn shutdown(py: Python<'_>) -> PyResult<()> {
     if let Some(home) = own {
         CLOSING.store(true, Relaxed);
         engine::forget();
-        sandbox::end_all(py, home.runtime.handle(), SETTLE);
+        let ended = sandbox::end_all(py, home.runtime.handle(), SETTLE);
         py.detach(|| home.runtime.shutdown_timeout(END));
+        ended?;
         let until = Instant::now() + SETTLE;
         while !py.detach(|| openbrain::settle(TICK)) && Instant::now() < until {
             py.check_signals()?;

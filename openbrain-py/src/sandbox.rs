@@ -3,27 +3,29 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use openbrain::SessionEnd;
 use pyo3::{
     Bound, Py, PyAny, PyResult, Python, pyclass, pyfunction, pymethods,
-    types::{PyDict, PyInt},
+    types::{PyDict, PyInt, PyString},
 };
 use serde_json::json;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
-    background::Background,
-    changes, convert,
+    background, changes, convert,
     engine::engine,
     failure::Failure,
     files::Files,
     forward::Forward,
     pending::{Answer, Pending},
-    process, runtime,
+    process,
+    runtime::{self, TICK},
     shell::Shell,
     verbs,
 };
@@ -55,20 +57,24 @@ pub(crate) fn create(py: Python<'_>, request: &Bound<'_, PyDict>) -> PyResult<Pe
     })
 }
 
-/// Ends every sandbox that this process still has open, at most so long.
-pub(crate) fn end_all(py: Python<'_>, runtime: &Handle, patience: Duration) {
+/// Ends every sandbox that this process still has open, at most so long and until Ctrl-C.
+pub(crate) fn end_all(py: Python<'_>, runtime: &Handle, patience: Duration) -> PyResult<()> {
     let open: Vec<_> = std::mem::take(&mut *registered())
         .into_iter()
         .filter(|(process, _)| *process == std::process::id())
         .filter_map(|(_, sandbox)| sandbox.upgrade())
         .collect();
-    py.detach(|| {
-        runtime.block_on(async {
-            let ends = open.iter().map(|sandbox| sandbox.kill());
-            // Whatever is not confirmed by then ends with this process, or by its own time.
-            let _ = timeout(patience, futures_util::future::join_all(ends)).await;
-        });
-    });
+    let mut ends = pin!(join_all(open.iter().map(|sandbox| sandbox.kill())));
+    let until = Instant::now() + patience;
+    // Whatever is not confirmed by then ends with this process, or by its own time.
+    while Instant::now() < until {
+        let tick = async { timeout(TICK, &mut ends).await.is_ok() };
+        if py.detach(|| runtime.block_on(tick)) {
+            break;
+        }
+        py.check_signals()?;
+    }
+    Ok(())
 }
 
 fn registered() -> MutexGuard<'static, Vec<(u32, Weak<openbrain::Sandbox>)>> {
@@ -91,11 +97,11 @@ impl Sandbox {
     pub(crate) fn get(&self, py: Python<'_>) -> PyResult<Arc<openbrain::Sandbox>> {
         if self.owner != std::process::id() {
             let message = "the sandbox belongs to the process that this one was forked from";
-            return Err(Failure::Gone(message).raise(py));
+            return Err(Failure::Misuse(message).raise(py));
         }
         // Raising runs Python, which may come back here: the place must not be locked then.
         let open = self.slot().clone();
-        let kept = Failure::Gone("the sandbox was left to itself by `keep`");
+        let kept = Failure::Misuse("the sandbox was left to itself by `keep`");
         open.ok_or(kept).map_err(|failure| failure.raise(py))
     }
 
@@ -118,9 +124,9 @@ impl Sandbox {
 
 #[pymethods]
 impl Sandbox {
-    /// Whether this process still has it: a kept one is on its own.
+    /// Whether this process still has it: a kept one is on its own, and that of a fork its parent's.
     fn is_held(&self) -> bool {
-        self.slot().is_some()
+        self.owner == std::process::id() && self.slot().is_some()
     }
 
     /// `id`, `name`, `labels`, `backend`, `isolation`, `command_timeout` and `warnings`, as a
@@ -149,7 +155,7 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::start(py, |stop| async move {
-            let process = verbs::started(sandbox.spawn(exec), &stop).await?;
+            let process = verbs::started(exec, |exec| sandbox.spawn(exec), &stop).await?;
             verbs::wait(process, &stop).await
         })
     }
@@ -164,7 +170,7 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::start(py, |stop| async move {
-            let process = verbs::started(sandbox.spawn(exec), &stop).await?;
+            let process = verbs::started(exec, |exec| sandbox.spawn(exec), &stop).await?;
             Ok(process::answer(process))
         })
     }
@@ -179,16 +185,18 @@ impl Sandbox {
     ) -> PyResult<Pending> {
         let (exec, sandbox) = (convert::request(py, request, stdin)?, self.get(py)?);
         Pending::ask(py, async move {
-            let command = sandbox.start(exec).await?;
-            Ok(Answer::object(|_| Ok(Background::new(command))))
+            let program = verbs::program(&exec);
+            let command = sandbox.start(exec).await;
+            let command = command.map_err(|error| verbs::not_started(error, program))?;
+            Ok(background::answer(command))
         })
     }
 
     /// A shell, of another program than `sh` when one is named.
     #[pyo3(signature = (program))]
-    fn shell(&self, py: Python<'_>, program: Option<String>) -> PyResult<Shell> {
+    fn shell(&self, py: Python<'_>, program: Option<&Bound<'_, PyString>>) -> PyResult<Shell> {
         let sandbox = self.get(py)?;
-        Ok(Shell::new(match program {
+        Ok(Shell::new(match program.map(convert::text).transpose()? {
             Some(program) => sandbox.shell_with(program),
             None => sandbox.shell(),
         }))
@@ -210,10 +218,11 @@ impl Sandbox {
         &self,
         py: Python<'_>,
         port: &Bound<'_, PyInt>,
-        host: &str,
+        host: &Bound<'_, PyString>,
         local: &Bound<'_, PyInt>,
     ) -> PyResult<Pending> {
         let (sandbox, port) = (self.get(py)?, convert::number(port, "a port")?);
+        let host = convert::text(host)?;
         let refused = |_| Failure::Request(format!("`{host}` is not an address")).raise(py);
         let address = host.parse::<IpAddr>().map_err(refused)?;
         let local = SocketAddr::new(address, convert::number(local, "a port")?);
@@ -290,7 +299,7 @@ impl Sandbox {
             }),
             shared => {
                 *self.slot() = shared.and_then(Result::err);
-                Err(Failure::Gone("calls are under way in the sandbox").raise(py))
+                Err(Failure::Misuse("calls are under way in the sandbox").raise(py))
             }
         }
     }

@@ -29,7 +29,7 @@ impl Shell {
         if self.owner == std::process::id() {
             return Ok(Arc::clone(&self.shell));
         }
-        Err(Failure::Gone("the shell belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the shell belongs to the process that this one was forked from")
             .raise(py))
     }
 }
@@ -71,7 +71,8 @@ async fn started(
     exec: openbrain::Exec,
     stop: &Stop,
 ) -> Result<openbrain::Process, Failure> {
-    verbs::started(async { shell.lock().await.spawn(exec).await }, stop).await
+    let start = |exec| async move { shell.lock().await.spawn(exec).await };
+    verbs::started(exec, start, stop).await
 }
 
 impl Drop for Shell {

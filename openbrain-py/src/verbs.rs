@@ -1,8 +1,8 @@
 //! What can be asked of the library.
 
-use std::{pin::pin, time::Duration};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
-use openbrain::Process;
+use openbrain::{Command, Error, ErrorKind, Exec, Process};
 use pyo3::{Bound, PyResult, Python, pyfunction, types::PyDict};
 use serde_json::json;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ pub(crate) fn run(
     let exec = convert::request(py, request, stdin)?;
     let engine = engine(py)?;
     Pending::start(py, |stop| async move {
-        let process = started(engine.spawn(exec), &stop).await?;
+        let process = started(exec, |exec| engine.spawn(exec), &stop).await?;
         wait(process, &stop).await
     })
 }
@@ -46,7 +46,7 @@ pub(crate) fn spawn(
     let exec = convert::request(py, request, stdin)?;
     let engine = engine(py)?;
     Pending::start(py, |stop| async move {
-        let process = started(engine.spawn(exec), &stop).await?;
+        let process = started(exec, |exec| engine.spawn(exec), &stop).await?;
         Ok(process::answer(process))
     })
 }
@@ -79,14 +79,19 @@ pub(crate) async fn wait(process: Process, stop: &Stop) -> Result<Answer, Failur
 }
 
 /// Starts a command, and does not leave one behind that nobody wants.
-pub(crate) async fn started(
-    start: impl Future<Output = openbrain::Result<Process>>,
+pub(crate) async fn started<F>(
+    exec: Exec,
+    start: impl FnOnce(Exec) -> F,
     stop: &Stop,
-) -> Result<Process, Failure> {
-    let mut start = pin!(start);
+) -> Result<Process, Failure>
+where
+    F: Future<Output = openbrain::Result<Process>>,
+{
+    let program = program(&exec);
+    let mut start = pin!(start(exec));
     tokio::select! {
         biased;
-        process = &mut start => return Ok(process?),
+        process = &mut start => return process.map_err(|error| not_started(error, program)),
         () = stop.notified() => {}
     }
     if let Ok(Ok(process)) = timeout(START, start).await {
@@ -95,4 +100,22 @@ pub(crate) async fn started(
         handle.ended().await;
     }
     Err(Failure::Gone("the call was given up"))
+}
+
+/// The program of a command, unless it is a script.
+pub(crate) fn program(exec: &Exec) -> Option<PathBuf> {
+    match &exec.command {
+        Command::Argv(words) => words.first().map(PathBuf::from),
+        Command::Shell(_) | Command::Script { .. } => None,
+    }
+}
+
+/// Why a command with this program was not started; the program is named where it is the reason.
+pub(crate) fn not_started(error: Error, program: Option<PathBuf>) -> Failure {
+    match error.kind() {
+        ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable => {
+            Failure::File(error, program)
+        }
+        _ => Failure::Library(error),
+    }
 }

@@ -28,16 +28,21 @@ impl Watch {
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        if self.owner == std::process::id() {
+        if self.is_own() {
             return Ok(());
         }
-        Err(Failure::Gone("the watch belongs to the process that this one was forked from")
+        Err(Failure::Misuse("the watch belongs to the process that this one was forked from")
             .raise(py))
     }
 }
 
 #[pymethods]
 impl Watch {
+    /// Whether this process has made it, and not the one that it was forked from.
+    fn is_own(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
     /// The next change, as `(path, kind, is_directory)`; none at the end. Giving the wait up loses
     /// nothing.
     fn next_change(&self, py: Python<'_>) -> PyResult<Pending> {
@@ -77,7 +82,7 @@ impl Watch {
 impl Drop for Watch {
     /// In a forked child, dropping would wake tasks of a runtime that is not there.
     fn drop(&mut self) {
-        if self.owner != std::process::id() {
+        if !self.is_own() {
             std::mem::forget(Arc::clone(&self.watch));
         }
     }

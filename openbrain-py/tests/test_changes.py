@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +76,23 @@ def test_saved_changes_are_applied_and_discarded(work: Path) -> None:
     for call in (saved.changes, saved.apply, saved.discard):
         with pytest.raises(errors.InvalidRequestError, match=saved.id):
             call()
+
+
+def test_saved_changes_know_their_time_and_their_mounts(work: Path) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    saved = _changed(work).save()
+    assert saved is not None
+    assert before <= saved.saved_at <= datetime.now(UTC)
+    assert saved.saved_at.utcoffset() == timedelta(0)
+    assert saved.mounts == (str(work),)
+    saved.apply("new")
+    named = SavedChanges(saved.id)
+    (listed,) = SavedChanges.list()
+    (later,) = asyncio.run(SavedChanges.list_async())
+    for other in (named, listed, later):
+        assert (other.saved_at, other.mounts) == (saved.saved_at, saved.mounts)
+    with pytest.raises(errors.InvalidRequestError, match="missing"):
+        _ = SavedChanges("missing").saved_at
 
 
 def test_the_command_knows_what_was_saved(work: Path) -> None:
@@ -152,6 +171,17 @@ def test_any_name_is_reported_and_applied(work: Path) -> None:
     assert saved is not None
     assert saved.apply(change.path).paths == (change.path,)
     assert os.listdir(os.fsencode(work)).count(b"a\xff") == 1
+
+
+def test_a_failure_of_the_directory_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    with pytest.raises(NotADirectoryError, match="cannot read") as caught:
+        SavedChanges.list()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOTDIR, None)
 
 
 def test_without_a_home_nothing_is_saved(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

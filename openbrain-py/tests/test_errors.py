@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import pickle
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import openbrain
-from openbrain import errors
+from openbrain import Sandbox, errors
 
 
 def _classes() -> list[type[errors.OpenbrainError]]:
@@ -40,6 +42,8 @@ def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
     error = caught.value
     assert isinstance(error, errors.CommandNotFoundError)
     assert (error.code, error.retryable, error.result) == ("command_not_found", False, None)
+    assert str(error) == error.strerror == "`no-such-program` was not found"
+    assert (error.errno, error.filename) == (errno.ENOENT, "no-such-program")
     assert error.remedy
     assert f"hint: {error.remedy}" in "".join(traceback.format_exception(error))
 
@@ -47,6 +51,29 @@ def test_what_the_library_knows_is_told(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as refused:
         openbrain.exec([str(tmp_path / "file")])
     assert isinstance(refused.value, errors.CommandNotExecutableError)
+    assert (refused.value.errno, refused.value.filename) == (errno.EACCES, str(tmp_path / "file"))
+    twin = pickle.loads(pickle.dumps(refused.value))
+    assert (str(twin), twin.filename, twin.code) == (
+        str(refused.value),
+        refused.value.filename,
+        "command_not_executable",
+    )
+
+
+def test_a_program_that_is_missing_in_a_sandbox_is_named() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        command = ["no-such-program", "argument"]
+        for call in (
+            lambda: sandbox.exec(command),
+            lambda: sandbox.start(command),
+            lambda: sandbox.command(command).spawn(),
+        ):
+            with pytest.raises(FileNotFoundError) as caught:
+                call()
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, "no-such-program")
+        with pytest.raises(FileNotFoundError) as script:
+            sandbox.exec("true", shell="no-such-shell")
+        assert (script.value.errno, script.value.filename) == (errno.ENOENT, None)
 
 
 @pytest.mark.parametrize("command", ["", " ", "a\0b", [], [""]])
@@ -62,8 +89,44 @@ def test_values_of_the_wrong_kind_are_refused() -> None:
         openbrain.exec("true", sandbx=True)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="memori"):
         openbrain.exec("true", limits={"memori": 1})
-    with pytest.raises(ValueError, match="surrogate"):
-        openbrain.exec("echo \udcff")
+
+
+def test_a_text_that_is_no_utf8_is_refused() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        background = sandbox.start("true")
+        for call in (
+            lambda: openbrain.exec("echo \udcff"),
+            lambda: openbrain.exec("true", env={"\udcff": ""}),
+            lambda: openbrain.exec("cat", stdin="\udcff"),
+            lambda: sandbox.files.write("file", "\udcff"),
+            lambda: sandbox.files.search(".", "\udcff"),
+            lambda: sandbox.files.find(".", "\udcff"),
+            lambda: sandbox.shell("\udcff"),
+            lambda: sandbox.forward(80, ("\udcff", 0)),
+            lambda: background.wait_for_log("\udcff", 1),
+            openbrain.SavedChanges("\udcff").changes,
+        ):
+            with pytest.raises(errors.InvalidRequestError, match="surrogate"):
+                call()
+
+
+@pytest.mark.parametrize("wrong", [5, True, None, 1.5, ["x"]])
+def test_what_is_written_is_bytes_or_a_text(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="PIPE or INHERIT"):
+        openbrain.Exec("cat").stdin(wrong)
+    with Sandbox(timeout=60, network=False) as sandbox:
+        with pytest.raises(TypeError, match="bytes or a text"):
+            sandbox.files.write("file", wrong)
+        with sandbox.command("cat").stdin(openbrain.PIPE).spawn() as process:
+            with pytest.raises(TypeError, match="bytes or a text"):
+                process.write(wrong)
+            process.write(bytearray(b"one "))
+            process.write(memoryview(b"two "))
+            assert process.wait().stdout == "one two "
+        sandbox.files.write("file", bytearray(b"one "))
+        sandbox.files.append("file", memoryview(b"two"))
+        assert sandbox.exec("cat", stdin=memoryview(b"in")).stdout == "in"
+        assert sandbox.files.read("file") == b"one two"
 
 
 def test_settings_that_are_wrong_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import pytest
 from conftest import until
 
 import openbrain
-from openbrain import Exec
+from openbrain import Exec, Sandbox
 
 
 def test_runs_directly_by_default() -> None:
@@ -145,7 +146,30 @@ def test_an_exec_is_a_value() -> None:
     base = Exec("echo $A$B").env("A", "a")
     assert base.env("B", "b").run().stdout == "ab\n"
     assert base.run().stdout == "a\n"
-    assert openbrain.exec(base, env={"B": "c"}).stdout == "c\n"
+    assert openbrain.exec(base, env={"B": "c"}).stdout == "ac\n"
+    assert base.to_dict()["env"] == {"A": "a"}
+
+
+def test_keywords_add_to_what_an_exec_has(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    base = Exec("cat /one/file /two/file two/file; ulimit -n").sandbox().network(False)
+    base = base.mount(tmp_path / "one", "/one").limits(open_files=64).workdir(tmp_path).timeout(9)
+    result = openbrain.exec(
+        base,
+        mounts=f"{tmp_path}/two:/two:ro",
+        expose=tmp_path / "two",
+        limits={"output": "1k"},
+        timeout=60,
+    )
+    assert result.stdout == "onetwotwo64\n"
+    with Sandbox(timeout=60, network=False) as sandbox:
+        command = Exec("echo $A$B; ulimit -n").env("A", "a").limits(open_files=64)
+        result = sandbox.exec(command, env={"B": "b"}, limits={"output": "1k"})
+        assert result.stdout == "ab\n64\n"
+        started = sandbox.start(command, env={"A": "c"}).wait()
+        assert started.stdout == "c\n64\n"
 
 
 def test_settings_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +180,7 @@ def test_settings_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PermissionError) as caught:
         openbrain.exec("true", sandbox=False)
     assert isinstance(caught.value, openbrain.errors.PolicyDeniedError)
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, None)
 
 
 def test_asyncio_runs_many_at_once() -> None:

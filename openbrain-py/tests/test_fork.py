@@ -29,7 +29,7 @@ if child == 0:
         once(sandbox)
     try:
         running.kill()
-    except openbrain.OpenbrainError as error:
+    except openbrain.errors.InvalidRequestError as error:
         print(error, flush=True)
     del running
     grandchild = os.fork()
@@ -82,6 +82,42 @@ os.waitpid(keeper, 0)
     )
     out, err = ended(child)
     assert (out, err) == ("cancelled\ncancelled\nTrue\n", "")
+
+
+LEFT = """
+import asyncio, functools, os, sys, openbrain
+from openbrain import Exec, Sandbox
+print = functools.partial(print, flush=True)
+def forked():
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def blocks():
+    with Sandbox(timeout=60, network=False) as sandbox, sandbox.files.watch() as watch:
+        with sandbox.forward(80), sandbox.command("echo one; read x; echo two").stream() as stream:
+            next(stream)
+            with Exec("cat").stdin(openbrain.PIPE).spawn() as process:
+                print(forked())
+                process.write("still here")
+                print(process.wait().stdout, sandbox.exec("echo open").stdout.strip())
+                sandbox.files.mkdir("d")
+                print(next(watch).path)
+async def async_blocks():
+    # Waiting for the child is slow, which -X dev would tell of.
+    asyncio.get_running_loop().slow_callback_duration = 60
+    async with Sandbox(timeout=60, network=False) as sandbox:
+        async with await sandbox.files.watch_async(), Exec("sleep 60").stream_async():
+            print(forked())
+            print((await sandbox.exec_async("echo open")).stdout.strip())
+blocks()
+asyncio.run(async_blocks())
+"""
+
+
+def test_a_forked_child_leaves_the_blocks_of_its_parent(python: Python) -> None:
+    expected = "0\nstill here open\nd\n0\nopen\n"
+    assert ended(python(LEFT), 40) == (expected, "")
 
 
 @pytest.mark.parametrize("call", ["openbrain.exec('true', sandbox=True)", "sandbox.open()"])

@@ -71,6 +71,14 @@ def test_what_is_not_listed_is_denied(keywords: dict[str, object], host: str, po
         assert sandbox.isolation.network == result.isolation.network
 
 
+def test_one_name_is_as_good_as_a_list_of_one() -> None:
+    for keywords in ({"allowed_domains": "a.example"}, {"allowed_hosts": "10.0.0.5:1"}):
+        result = openbrain.exec("true", sandbox=True, **keywords)  # type: ignore[arg-type]
+        with Sandbox(timeout=60, **keywords) as sandbox:  # type: ignore[arg-type]
+            assert sandbox.isolation.network == result.isolation.network
+        assert next(iter(keywords.values())) in result.isolation.network
+
+
 def test_the_builder_lists_the_same() -> None:
     exec = Exec("true").sandbox().allow_port(443).allow_domain("a.example").allow_host("10.0.0.5:1")
     fields = exec.to_dict()

@@ -333,6 +333,31 @@ def test_the_interpreter_is_killed_with_runs_in_flight(python: Python, mark: str
     assert until(lambda: not alive(mark))
 
 
+def test_ctrl_c_ends_a_wait_of_the_end(python: Python) -> None:
+    """The helper of the sandbox is stopped and never says that it has ended what it should."""
+    child = python("""
+import os, pathlib, signal, openbrain
+sandbox = openbrain.Sandbox(timeout=60, network=False)
+sandbox.open()
+tasks = pathlib.Path("/proc/self/task")
+(helper,) = {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+os.kill(int(helper), signal.SIGSTOP)
+print(helper, flush=True)
+""")
+    assert child.stdout is not None
+    helper = int(child.stdout.readline())
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        sent = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, err = ended(child)
+        assert time.monotonic() - sent < 5
+        assert "KeyboardInterrupt" in err
+    finally:
+        os.kill(helper, signal.SIGCONT)
+
+
 def test_calls_at_the_very_end_are_calls(python: Python) -> None:
     """Whatever is left after the package has tidied up starts anew and is tidied up by its end."""
     child = python("""

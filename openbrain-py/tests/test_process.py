@@ -89,6 +89,16 @@ def test_an_async_stream(mark: str) -> None:
     asyncio.run(main())
 
 
+def test_an_async_stream_is_closed_by_contextlib(mark: str) -> None:
+    async def main() -> None:
+        async with contextlib.aclosing(Exec(sleeper(mark)).stream_async()) as stream:
+            await anext(stream)
+            assert until(lambda: bool(alive(mark)))
+        assert alive(mark) == []
+
+    asyncio.run(main())
+
+
 def test_cancelling_an_async_stream_kills_the_command(mark: str) -> None:
     async def read(stream: AsyncStream, started: asyncio.Event) -> None:
         async for _ in stream:
@@ -138,6 +148,36 @@ def test_waiting_after_the_last_event_gives_the_same_end() -> None:
         with pytest.raises(openbrain.errors.CommandFailedError):
             process.wait(check=True)
         assert process.next_event() is None
+
+
+def test_waiting_too_long_leaves_the_command_running(mark: str) -> None:
+    exec = Exec(f"echo one; sh -c 'sleep 600; :' {mark}; echo two; exit 3")
+    with exec.spawn() as process:
+        with pytest.raises(TimeoutError, match="did not end in time") as caught:
+            process.wait(0.1)
+        assert isinstance(caught.value, openbrain.errors.WaitTimeoutError)
+        with pytest.raises(openbrain.errors.WaitTimeoutError):
+            asyncio.run(process.wait_async(timedelta(milliseconds=50)))
+        with pytest.raises(ValueError, match="collected"):
+            process.wait_for_output("one")
+        assert process.output is None
+        assert until(lambda: bool(alive(mark)))
+        process.signal(signal.SIGINT)
+        output = process.wait(20)
+    assert (output.stdout, output.success) == ("one\n", False)
+
+
+def test_waiting_too_long_leaves_the_end_to_be_read() -> None:
+    with Exec("echo one; sleep 0.3; echo two").spawn() as process:
+        with pytest.raises(TimeoutError):
+            process.wait(0)
+        (event,) = list(process)
+        assert isinstance(event, Ended)
+        assert process.wait() is event.output is process.output
+        assert event.output.stdout == "one\ntwo\n"
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"), Exec("true").spawn() as other:
+                other.wait(wrong)
 
 
 def test_waiting_twice_gives_the_same_result() -> None:
@@ -257,8 +297,12 @@ def test_a_terminal_is_resized() -> None:
 
 
 def test_writing_without_a_pipe_is_refused() -> None:
-    with Exec("cat").spawn() as process, pytest.raises(openbrain.OpenbrainError, match="PIPE"):
-        process.write("x")
+    for exec in (Exec("cat"), Exec("cat").stdin(PIPE)):
+        with exec.spawn() as process:
+            process.close_stdin()
+            with pytest.raises(openbrain.errors.InvalidRequestError, match="PIPE") as caught:
+                process.write("x")
+        assert caught.value.code == "invalid_request"
 
 
 def test_writing_to_a_command_that_reads_no_more_is_no_failure() -> None:

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import signal
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import alive, sleeper, until
 
 import openbrain
 from openbrain import Exec, Sandbox, Volume, errors
+from openbrain.waiting import wait_async
 
 if TYPE_CHECKING:
     import subprocess
@@ -119,6 +120,10 @@ def test_a_command_in_the_background_goes_on(mark: str) -> None:
         with pytest.raises(errors.WaitTimeoutError) as late:
             server.wait_for_log("three", 0.1)
         assert isinstance(late.value, TimeoutError)
+        for wait in (lambda: server.wait(0.05), lambda: asyncio.run(server.wait_async(0.05))):
+            with pytest.raises(TimeoutError, match="did not end in time"):
+                wait()
+        assert len(alive(mark)) == 1
         assert sandbox.exec("echo beside it").success
         server.cancel()
         result = server.wait()
@@ -143,6 +148,17 @@ def test_what_the_background_never_says_is_not_waited_for() -> None:
         for wrong in (-1, float("nan")):
             with pytest.raises(ValueError, match="timeout"):
                 done.wait_for_log("other", wrong)
+
+
+def test_a_wait_without_a_time_has_no_end_of_its_own() -> None:
+    with Sandbox(timeout=60, network=False) as sandbox:
+        command = sandbox.start("sleep 0.3; echo late; read x", stdin=b"")
+        command.wait_for_log("late", None)
+        asyncio.run(command.wait_for_log_async("late"))
+        none: Any = None
+        for call in (lambda: sandbox.renew(none), lambda: sandbox.wait_for_port(80, none)):
+            with pytest.raises(TypeError, match="None"):
+                call()
 
 
 def test_a_server_in_the_background_is_waited_for() -> None:
@@ -179,6 +195,40 @@ def test_giving_up_a_wait_leaves_the_background_running(mark: str) -> None:
             assert (await command.wait_async()).signal == 9
 
     asyncio.run(main())
+
+
+def test_a_start_that_is_given_up_as_it_succeeds_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    """As Ctrl-C and a cancellation do that come when the command runs and nobody has it yet."""
+
+    def interrupt(pending: Any) -> None:
+        assert until(pending.done)
+        raise KeyboardInterrupt
+
+    async def cancel(pending: Any) -> Any:
+        assert until(pending.done)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return await wait_async(pending)
+
+    async def main(sandbox: Sandbox) -> None:
+        # The exception has what it went through, as long as somebody has the exception.
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await sandbox.start_async(sleeper(mark))
+        assert until(lambda: not alive(mark)), caught
+
+    with Sandbox(timeout=60, network=False) as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr("openbrain.sandbox.wait", interrupt)
+            patch.setattr("openbrain.sandbox.wait_async", cancel)
+            with pytest.raises(KeyboardInterrupt):
+                sandbox.start(sleeper(mark))
+            gc.collect()
+            assert until(lambda: not alive(mark))
+            asyncio.run(main(sandbox))
+        assert sandbox.start("true").wait().success
 
 
 def test_the_end_of_the_sandbox_ends_the_background(mark: str) -> None:
@@ -278,7 +328,7 @@ with openbrain.Sandbox(network=False) as sandbox:
     if child == 0:
         try:
             sandbox.exec("true")
-        except openbrain.OpenbrainError as error:
+        except openbrain.errors.InvalidRequestError as error:
             print(error, flush=True)
         del sandbox
         with openbrain.Sandbox(network=False) as own:

@@ -128,30 +128,50 @@ class Background:
         """As `next_logs`."""
         return _logs(await wait_async(self._native.next_logs(stdout, stderr)))
 
-    def wait_for_log(self, text: str, timeout: float | datetime.timedelta) -> None:
+    def wait_for_log(self, text: str, timeout: float | datetime.timedelta | None = None) -> None:
         """Waits until one of its streams has this text, from the beginning on.
+
+        Args:
+            text: Up to 4096 bytes.
+            timeout: Seconds or a `timedelta` to wait at most.
 
         Raises:
             WaitTimeoutError: The time is over.
             WaitFailedError: The command has ended without it.
         """
-        wait(self._native.wait_for_log(text, seconds(timeout) or 0))
+        wait(self._native.wait_for_log(text, seconds(timeout)))
 
-    async def wait_for_log_async(self, text: str, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
+    async def wait_for_log_async(
+        self,
+        text: str,
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
+    ) -> None:
         """As `wait_for_log`."""
-        await wait_async(self._native.wait_for_log(text, seconds(timeout) or 0))
+        await wait_async(self._native.wait_for_log(text, seconds(timeout)))
 
-    def wait(self, *, check: bool = False) -> Output:
+    def wait(
+        self, timeout: float | datetime.timedelta | None = None, *, check: bool = False
+    ) -> Output:
         """Waits for the end; the result has the beginning and the end of the output.
 
         Args:
+            timeout: Seconds or a `timedelta` to wait at most. The command runs on when they are
+                over.
             check: Raise unless the command succeeds.
-        """
-        return self._output(wait(self._native.wait()), check)
 
-    async def wait_async(self, *, check: bool = False) -> Output:
+        Raises:
+            WaitTimeoutError: The time is over.
+        """
+        return self._output(wait(self._native.wait(seconds(timeout))), check)
+
+    async def wait_async(
+        self,
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
+        *,
+        check: bool = False,
+    ) -> Output:
         """As `wait`. Cancelling it leaves the command running."""
-        return self._output(await wait_async(self._native.wait()), check)
+        return self._output(await wait_async(self._native.wait(seconds(timeout))), check)
 
     def signal(self, signal: int) -> None:
         """Sends a signal to the command's process group."""

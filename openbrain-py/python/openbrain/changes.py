@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from . import _openbrain as native  # pyright: ignore[reportPrivateUsage]
-from .hints import Path, typing
+from .hints import Path, datetime, typing
 from .record import Record
 from .waiting import wait, wait_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._openbrain import Changes as Native
+
+    _About: typing.TypeAlias = tuple[str, list[str]]
 
 __all__ = ["Applied", "Change", "Changes", "SavedChanges"]
 
@@ -145,9 +147,9 @@ class Changes(Record):
             raise InvalidRequestError("these changes were not made by a sandbox of this process")
         return report
 
-    def _saved(self, id: str | None) -> SavedChanges | None:  # noqa: A002
-        object.__setattr__(self, "id", id)
-        return None if id is None else SavedChanges(id)
+    def _saved(self, saved: tuple[str, _About] | None) -> SavedChanges | None:
+        object.__setattr__(self, "id", None if saved is None else saved[0])
+        return None if saved is None else _saved(*saved)
 
 
 class Applied(Record):
@@ -177,23 +179,44 @@ class SavedChanges:
         ()
     """
 
-    __slots__ = ("id",)
+    __slots__ = ("_about", "id")
 
     id: str
     """The name."""
 
     def __init__(self, id: str) -> None:  # noqa: A002
         self.id = id
+        self._about: _About | None = None
+
+    @property
+    def saved_at(self) -> datetime.datetime:
+        """When they were saved, in UTC.
+
+        It is read once, as `mounts` is, from a file of this host: by `list`, by `changes`, or here.
+
+        Raises:
+            InvalidRequestError: There are none of this name, or somebody else is at them.
+        """
+        return datetime.datetime.fromisoformat(self._known()[0])
+
+    @property
+    def mounts(self) -> tuple[str, ...]:
+        """The paths on the host of the mounts that have changed.
+
+        Raises:
+            InvalidRequestError: There are none of this name, or somebody else is at them.
+        """
+        return tuple(self._known()[1])
 
     @classmethod
     def list(cls) -> tuple[SavedChanges, ...]:
         """All that there are, the oldest first."""
-        return tuple(cls(name) for name, _ in wait(native.changes_list()))
+        return tuple(_saved(*found) for found in wait(native.changes_list()))
 
     @classmethod
     async def list_async(cls) -> tuple[SavedChanges, ...]:
         """As `list`."""
-        return tuple(cls(name) for name, _ in await wait_async(native.changes_list()))
+        return tuple(_saved(*found) for found in await wait_async(native.changes_list()))
 
     def changes(self) -> Changes:
         """What is left to be applied.
@@ -201,11 +224,11 @@ class SavedChanges:
         Raises:
             InvalidRequestError: There are none of this name, or somebody else is at them.
         """
-        return Changes.of(wait(native.changes_load(self.id))["changes"], None)
+        return self._loaded(*wait(native.changes_load(self.id)))
 
     async def changes_async(self) -> Changes:
         """As `changes`."""
-        return Changes.of((await wait_async(native.changes_load(self.id)))["changes"], None)
+        return self._loaded(*await wait_async(native.changes_load(self.id)))
 
     def apply(self, *paths: Path) -> Applied:
         """Applies changes to the host: those at and below these paths, or all when none is named.
@@ -238,6 +261,15 @@ class SavedChanges:
         """As `discard`."""
         await wait_async(native.changes_discard(self.id))
 
+    def _loaded(self, about: _About, changes: dict[str, typing.Any]) -> Changes:
+        self._about = about
+        return Changes.of(changes, None)
+
+    def _known(self) -> _About:
+        if self._about is None:
+            self._about = wait(native.changes_load(self.id))[0]
+        return self._about
+
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, SavedChanges) else NotImplemented
 
@@ -246,6 +278,12 @@ class SavedChanges:
 
     def __repr__(self) -> str:
         return f"SavedChanges({self.id!r})"
+
+
+def _saved(id: str, about: _About | None) -> SavedChanges:  # noqa: A002
+    saved = SavedChanges(id)
+    saved._about = about  # pyright: ignore[reportPrivateUsage]
+    return saved
 
 
 def _texts(paths: tuple[Path, ...]) -> list[str]:

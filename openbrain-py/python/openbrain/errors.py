@@ -68,12 +68,19 @@ class OpenbrainError(Exception):
 
     @property
     def result(self) -> Output | None:
-        """The result of the command with the output so far, when there is one."""
+        """The result of the command with the output so far, of what `check=True` raises.
+
+        `None` for every other error: what a command said whose sandbox was lost is not kept.
+        """
         return None
 
 
 class InvalidRequestError(OpenbrainError, ValueError):
-    """The request itself is wrong: an empty command, a bad size, a mount that does not exist."""
+    """The request itself is wrong: an empty command, a bad size, a mount that does not exist.
+
+    So is what is asked of something that the caller has no say in: a process without `PIPE` cannot
+    be written to, a sandbox that was kept, or is of the process before a fork, not be used.
+    """
 
     code = "invalid_request"
 
@@ -84,20 +91,33 @@ class InvalidSettingsError(OpenbrainError, ValueError):
     code = "invalid_settings"
 
 
-class PolicyDeniedError(OpenbrainError, PermissionError):
-    """The settings forbid what was asked for."""
+class _SystemError(OpenbrainError, OSError):
+    """One that has an `errno`. Python would put the number before the message."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1]) if self.args else ""
+
+
+class PolicyDeniedError(_SystemError, PermissionError):
+    """The settings forbid what was asked for. `errno` is `EACCES`."""
 
     code = "policy_denied"
 
 
-class CommandNotFoundError(OpenbrainError, FileNotFoundError):
-    """The program was not found, on the host or in the sandbox."""
+class CommandNotFoundError(_SystemError, FileNotFoundError):
+    """The program was not found, on the host or in the sandbox.
+
+    `errno` is `ENOENT`, and `filename` the program of a command that is a sequence.
+    """
 
     code = "command_not_found"
 
 
-class CommandNotExecutableError(OpenbrainError, PermissionError):
-    """The program was found but cannot be executed."""
+class CommandNotExecutableError(_SystemError, PermissionError):
+    """The program was found but cannot be executed.
+
+    `errno` is `EACCES`, and `filename` the program of a command that is a sequence.
+    """
 
     code = "command_not_executable"
 
@@ -117,16 +137,13 @@ class SandboxLostError(OpenbrainError, ConnectionError):
     code = "sandbox_lost"
 
 
-class FileFailedError(OpenbrainError, OSError):
+class FileFailedError(_SystemError):
     """A file of a sandbox is missing, in the way or not permitted.
 
     `errno` and `filename` say more where they are known.
     """
 
     code = "file_failed"
-
-    def __str__(self) -> str:
-        return str(self.args[-1])
 
 
 class SandboxFileNotFoundError(FileFailedError, FileNotFoundError):
@@ -253,6 +270,14 @@ _CLASSES: tuple[type[OpenbrainError], ...] = (
 )
 
 
+# What the system would have said of a command that did not start.
+_COMMANDS: dict[type[OpenbrainError], int] = {
+    PolicyDeniedError: errno.EACCES,
+    CommandNotFoundError: errno.ENOENT,
+    CommandNotExecutableError: errno.EACCES,
+}
+
+
 # By the name of Rust's `std::io::ErrorKind`.
 _FILES: dict[str | None, tuple[int, type[FileFailedError]]] = {
     "NotFound": (errno.ENOENT, SandboxFileNotFoundError),
@@ -287,9 +312,12 @@ def make(  # noqa: PLR0917
 def _made(code: str, message: str, io_kind: str | None, filename: str | None) -> OpenbrainError:
     known = (kind for kind in _CLASSES if kind.code == code)
     kind = next(known, OpenbrainError)
+    number = _COMMANDS.get(kind)
     if kind is FileFailedError and io_kind in _FILES:
         number, kind = _FILES[io_kind]
-        return kind(number, message, filename)
+    if number is not None:
+        # Python takes a third argument for a part of the message when it is `None`.
+        return kind(number, message) if filename is None else kind(number, message, filename)
     if kind is WaitFailedError and io_kind == "TimedOut":
         kind = WaitTimeoutError
     return kind(message)

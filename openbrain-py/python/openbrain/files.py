@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from .hints import Path, typing
+from .content import content as as_bytes
+from .hints import Bytes, Path, typing
 from .record import Record
 from .waiting import wait, wait_async
 from .watch import FileWatch
@@ -105,21 +106,21 @@ class Files:
         """As `read`."""
         return await wait_async(self._files().read(os.fspath(path), offset, limit))
 
-    def write(self, path: Path, content: bytes | str) -> None:
+    def write(self, path: Path, content: Bytes | str) -> None:
         """Replaces the content of a file; makes it, and the directories above it."""
-        wait(self._files().write(os.fspath(path), _bytes(content), append=False))
+        wait(self._files().write(os.fspath(path), as_bytes(content), append=False))
 
-    async def write_async(self, path: Path, content: bytes | str) -> None:
+    async def write_async(self, path: Path, content: Bytes | str) -> None:
         """As `write`."""
-        await wait_async(self._files().write(os.fspath(path), _bytes(content), append=False))
+        await wait_async(self._files().write(os.fspath(path), as_bytes(content), append=False))
 
-    def append(self, path: Path, content: bytes | str) -> None:
+    def append(self, path: Path, content: Bytes | str) -> None:
         """Adds to the content of a file; makes it, and the directories above it."""
-        wait(self._files().write(os.fspath(path), _bytes(content), append=True))
+        wait(self._files().write(os.fspath(path), as_bytes(content), append=True))
 
-    async def append_async(self, path: Path, content: bytes | str) -> None:
+    async def append_async(self, path: Path, content: Bytes | str) -> None:
         """As `append`."""
-        await wait_async(self._files().write(os.fspath(path), _bytes(content), append=True))
+        await wait_async(self._files().write(os.fspath(path), as_bytes(content), append=True))
 
     def stat(self, path: Path) -> FileEntry:
         """What is known of a file."""
@@ -202,7 +203,11 @@ class Files:
         await wait_async(self._files().rename(os.fspath(old), os.fspath(new)))
 
     def upload(self, source: Path, target: Path) -> Transfer:
-        """Copies what is in a directory of the host into one of the sandbox."""
+        """Copies what is in a directory of the host into one of the sandbox.
+
+        An exception has a `filename` when the source is missing: other failures may be of either
+        side, and the text says of which.
+        """
         return Transfer(**wait(self._files().upload(os.fspath(source), os.fspath(target))))
 
     async def upload_async(self, source: Path, target: Path) -> Transfer:
@@ -211,7 +216,10 @@ class Files:
         return Transfer(**await answer)
 
     def download(self, source: Path, target: Path) -> Transfer:
-        """Copies what is in a directory of the sandbox into one of the host, and nowhere else."""
+        """Copies what is in a directory of the sandbox into one of the host, and nowhere else.
+
+        An exception has a `filename` as that of `upload`.
+        """
         return Transfer(**wait(self._files().download(os.fspath(source), os.fspath(target))))
 
     async def download_async(self, source: Path, target: Path) -> Transfer:
@@ -244,7 +252,7 @@ class Files:
 
         Args:
             source: The directory.
-            archive: Path of a file of the host, which is made or replaced.
+            archive: Path of a file of the host, which is made, or replaced when all is there.
 
         Returns:
             The length of the archive.
@@ -270,7 +278,3 @@ def _archive(archive: bytes | Path) -> tuple[bytes | None, str]:
 
 def _entries(found: list[dict[str, typing.Any]]) -> list[FileEntry]:
     return [FileEntry(**entry) for entry in found]
-
-
-def _bytes(content: bytes | str) -> bytes:
-    return content.encode() if isinstance(content, str) else content

@@ -27,5 +27,6 @@ else:
     typing = _Later("typing")
 
 Path = str | os.PathLike[str]
+Bytes = bytes | bytearray | memoryview
 Words = str | Sequence[Path]
 Limits = Mapping[str, int | float | str]

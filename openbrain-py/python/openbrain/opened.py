@@ -6,7 +6,7 @@ from ._openbrain import create
 from .files import Files
 from .hints import datetime, typing
 from .output import Isolation
-from .waiting import seconds, wait, wait_async
+from .waiting import span, wait, wait_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ class Opened:
 
     def renew(self, timeout: float | datetime.timedelta) -> None:
         """Lets the sandbox end in so much time from now, instead of when it would have."""
-        wait(self._open().renew(seconds(timeout) or 0))
+        wait(self._open().renew(span(timeout)))
 
     async def renew_async(self, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `renew`."""
-        await wait_async(self._open().renew(seconds(timeout) or 0))
+        await wait_async(self._open().renew(span(timeout)))
 
     def pause(self) -> None:
         """Stops every process in the sandbox. Its time goes on, and so do deadlines."""

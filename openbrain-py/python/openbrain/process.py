@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 
+from .content import content
 from .errors import OpenbrainError
-from .hints import datetime, typing
+from .hints import Bytes, datetime, typing
 from .output import Isolation, Output
 from .record import Record
 from .waiting import seconds, wait, wait_async
@@ -139,7 +140,7 @@ class Process:
         return self._queue.pop(0)
 
     def wait_for_output(
-        self, text: bytes | str, timeout: float | datetime.timedelta | None = None
+        self, text: Bytes | str, timeout: float | datetime.timedelta | None = None
     ) -> bool:
         """Waits until standard output or standard error has this text; false when both have ended.
 
@@ -154,45 +155,58 @@ class Process:
             WaitTimeoutError: The time is over.
             WaitFailedError: The command has said 8 MiB that nobody has read.
         """
-        return wait(self._native.wait_for_output(_bytes(text), seconds(timeout)))
+        return wait(self._native.wait_for_output(content(text), seconds(timeout)))
 
     async def wait_for_output_async(
         self,
-        text: bytes | str,
+        text: Bytes | str,
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
     ) -> bool:
         """As `wait_for_output`. Cancelling it loses nothing, and leaves the command running."""
-        return await wait_async(self._native.wait_for_output(_bytes(text), seconds(timeout)))
+        return await wait_async(self._native.wait_for_output(content(text), seconds(timeout)))
 
-    def wait(self, *, check: bool = False) -> Output:
+    def wait(
+        self, timeout: float | datetime.timedelta | None = None, *, check: bool = False
+    ) -> Output:
         """Waits for the end; the result has the output that was not read as events.
 
         Standard input is closed, as soon as what is being written is written. Whoever waits again
         gets the same result. Ctrl-C kills the command.
 
         Args:
+            timeout: Seconds or a `timedelta` to wait at most. The command runs on when they are
+                over, and what it says is for the result from then on: whoever reads events gets
+                the end alone. Until somebody waits again, nobody reads what it says.
             check: Raise unless the command succeeds.
+
+        Raises:
+            WaitTimeoutError: The time is over.
         """
         if self.output is None:
-            self._finish(wait(self._native.wait()))
+            self._finish(wait(self._native.wait(seconds(timeout))))
         return self._result(check)
 
-    async def wait_async(self, *, check: bool = False) -> Output:
-        """As `wait`. Cancelling it kills the command."""
+    async def wait_async(
+        self,
+        timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
+        *,
+        check: bool = False,
+    ) -> Output:
+        """As `wait`. Cancelling it kills the command; the end of `timeout` does not."""
         if self.output is None:
-            self._finish(await wait_async(self._native.wait()))
+            self._finish(await wait_async(self._native.wait(seconds(timeout))))
         return self._result(check)
 
-    def write(self, data: bytes | str) -> None:
+    def write(self, data: Bytes | str) -> None:
         """Writes to standard input; returns when the command has room for everything.
 
         What is written after the command has closed its input is dropped.
         """
-        wait(self._native.write(_bytes(data)))
+        wait(self._native.write(content(data)))
 
-    async def write_async(self, data: bytes | str) -> None:
+    async def write_async(self, data: Bytes | str) -> None:
         """As `write`."""
-        await wait_async(self._native.write(_bytes(data)))
+        await wait_async(self._native.write(content(data)))
 
     def close_stdin(self) -> None:
         """Ends standard input."""
@@ -219,12 +233,17 @@ class Process:
         self._native.resize(rows, cols)
 
     def close(self) -> None:
-        """Kills every process of the command, and waits until they are gone."""
-        wait(self._native.close())
+        """Kills every process of the command, and waits until they are gone.
+
+        In a forked child, whose parent has the command, it does nothing.
+        """
+        if self._native.is_own():
+            wait(self._native.close())
 
     async def close_async(self) -> None:
         """As `close`."""
-        await wait_async(self._native.close())
+        if self._native.is_own():
+            await wait_async(self._native.close())
 
     def __iter__(self) -> typing.Self:
         return self
@@ -303,7 +322,3 @@ class Process:
     def _result(self, check: bool) -> Output:
         assert self.output is not None
         return self.output.check() if check else self.output
-
-
-def _bytes(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else data

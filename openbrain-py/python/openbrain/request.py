@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 
 from . import _openbrain as native  # pyright: ignore[reportPrivateUsage]
-from .hints import Path, Words, datetime, typing
+from .content import content
+from .hints import Bytes, Path, Words, datetime, typing
 from .output import Output
 from .process import Process
 from .record import Record, short, thaw
@@ -151,7 +152,7 @@ class Exec:
         """Sets an environment variable."""
         return self._with(env={**self._fields.get("env", {}), **environment({name: value})})
 
-    def stdin(self, source: bytes | str | os.PathLike[str] | Stdin) -> Exec:
+    def stdin(self, source: Bytes | str | os.PathLike[str] | Stdin) -> Exec:
         """Says what the command reads.
 
         Args:
@@ -163,7 +164,9 @@ class Exec:
         elif isinstance(source, os.PathLike):
             changed._fields["stdin"] = {"file": os.fspath(source)}
         else:
-            changed._stdin = source.encode() if isinstance(source, str) else bytes(source)
+            changed._stdin = content(
+                source, "standard input is bytes, a text, a path, PIPE or INHERIT"
+            )
         return changed
 
     def shell(self, shell: str) -> Exec:
@@ -375,6 +378,11 @@ def mount_form(mount: Path | Mount) -> str | dict[str, typing.Any]:
     return mount if isinstance(mount, str) else Mount(mount).to_dict()
 
 
-def several(paths: typing.Any) -> Iterable[typing.Any]:
-    """One path is as good as a list of one; a text is never meant as its characters."""
-    return [paths] if isinstance(paths, (str, os.PathLike, Mount)) else paths
+def several(items: typing.Any) -> Iterable[typing.Any]:
+    """One path or name is as good as a list of one; a text is never meant as its characters."""
+    return [items] if isinstance(items, (str, os.PathLike, Mount)) else items
+
+
+def listed(items: Iterable[typing.Any] | None) -> list[typing.Any] | None:
+    """A list of the request, where none is another thing than an empty one."""
+    return None if items is None else [*several(items)]

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from .background import Background
 from .changes import Changes
 from .forward import Forward
-from .hints import Limits, Path, Words, datetime, typing
+from .hints import Bytes, Limits, Path, Words, datetime, typing
 from .opened import Opened
 from .output import Output
 from .record import Record
-from .request import Exec, Mount, Stdin, environment, mount_form, parts, placed, several
+from .request import Exec, Mount, Stdin, environment, listed, mount_form, parts, placed, several
 from .shell import Shell
 from .verbs import build
-from .waiting import seconds, wait, wait_async
+from .waiting import seconds, span, wait, wait_async
 
 __all__ = ["Sandbox", "Volume"]
 
@@ -114,9 +114,9 @@ class Sandbox(Opened):
             "env": environment(env or {}),
             "workdir": None if workdir is None else os.fspath(workdir),
             "allow_network": network,
-            "allowed_ports": None if allowed_ports is None else list(allowed_ports),
-            "allowed_domains": None if allowed_domains is None else list(allowed_domains),
-            "allowed_hosts": None if allowed_hosts is None else list(allowed_hosts),
+            "allowed_ports": listed(allowed_ports),
+            "allowed_domains": listed(allowed_domains),
+            "allowed_hosts": listed(allowed_hosts),
             "limits": dict(limits or {}),
             "name": name,
             "labels": dict(labels or {}),
@@ -167,7 +167,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
@@ -188,7 +188,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
@@ -216,7 +216,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
     ) -> Background:
@@ -240,7 +240,7 @@ class Sandbox(Opened):
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         shell: str | None = None,
         limits: Limits | None = None,
     ) -> Background:
@@ -255,11 +255,11 @@ class Sandbox(Opened):
         Raises:
             WaitTimeoutError: The time is over.
         """
-        wait(self._open().wait_for_port(port, seconds(timeout) or 0))
+        wait(self._open().wait_for_port(port, span(timeout)))
 
     async def wait_for_port_async(self, port: int, timeout: float | datetime.timedelta) -> None:  # noqa: ASYNC109
         """As `wait_for_port`."""
-        await wait_async(self._open().wait_for_port(port, seconds(timeout) or 0))
+        await wait_async(self._open().wait_for_port(port, span(timeout)))
 
     def shell(self, program: str | None = None) -> Shell:
         """A shell whose working directory and exported variables persist.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from .hints import Limits, Path, Words, datetime
+from .hints import Bytes, Limits, Path, Words, datetime
 from .output import Output
 from .request import Exec, Stdin, placed
 from .verbs import build
@@ -46,7 +46,7 @@ class Shell:
         timeout: float | datetime.timedelta | None = None,
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
         check: bool = False,
@@ -65,7 +65,7 @@ class Shell:
         timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
         workdir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+        stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
         limits: Limits | None = None,
         tty: tuple[int, int] | None = None,
         check: bool = False,

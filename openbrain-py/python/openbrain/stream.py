@@ -78,7 +78,7 @@ class Stream:
 class AsyncStream:
     """The events of a command, which starts with the first of them, for `async for`.
 
-    Ending the loop early, by `close()`, the `async with` block or a cancellation, kills the
+    Ending the loop early, by `aclose()`, the `async with` block or a cancellation, kills the
     command.
 
         >>> import asyncio, openbrain
@@ -102,10 +102,14 @@ class AsyncStream:
         """The result, after the last event."""
         return None if self._process is None else self._process.output
 
-    async def close(self) -> None:
-        """Kills the command, and waits until it is gone."""
+    async def aclose(self) -> None:
+        """Kills the command, and waits until it is gone. `contextlib.aclosing` calls it."""
         if self._process is not None:
             await self._process.close_async()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        await self.aclose()
 
     def __aiter__(self) -> typing.Self:
         return self
@@ -118,7 +122,7 @@ class AsyncStream:
         except (StopAsyncIteration, GeneratorExit):
             raise
         except BaseException:
-            await self.close()
+            await self.aclose()
             raise
 
     async def __aenter__(self) -> typing.Self:
@@ -130,4 +134,4 @@ class AsyncStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self.aclose()

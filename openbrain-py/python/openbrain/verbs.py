@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from .hints import Limits, Path, Words, datetime, typing
+from .hints import Bytes, Limits, Path, Words, datetime, typing
 from .output import Output
-from .request import Exec, Mount, Stdin, environment, mount_form, several
+from .request import Exec, Mount, Stdin, environment, listed, mount_form, several
 from .waiting import seconds
 
 __all__ = ["exec", "exec_async"]
@@ -20,7 +20,7 @@ def exec(
     timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
@@ -35,8 +35,9 @@ def exec(
 ) -> Output:
     r"""Runs a command to its end and collects its output.
 
-    A non-zero exit and a timeout are values. Ctrl-C kills the command with everything that it
-    started.
+    A non-zero exit and a timeout are values. Keywords beside an `Exec` add to its variables,
+    limits, mounts and exposed paths, and take the place of the rest that it has. Ctrl-C kills the
+    command with everything that it started.
 
         >>> import openbrain
         >>> openbrain.exec("echo hello", sandbox=True, timeout=60).stdout
@@ -81,7 +82,7 @@ async def exec_async(
     timeout: float | datetime.timedelta | None = None,  # noqa: ASYNC109
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     shell: str | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
@@ -110,33 +111,40 @@ def build(
     timeout: float | datetime.timedelta | None = None,
     workdir: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: bytes | str | os.PathLike[str] | Stdin | None = None,
+    stdin: Bytes | str | os.PathLike[str] | Stdin | None = None,
     mounts: Path | Mount | Iterable[Path | Mount] = (),
     expose: Path | Iterable[Path] = (),
     network: bool | None = None,
+    allowed_ports: Iterable[int] | None = None,
+    allowed_domains: Iterable[str] | None = None,
+    allowed_hosts: Iterable[str] | None = None,
     changes: bool = False,
+    limits: Limits | None = None,
     tty: tuple[int, int] | None = None,
     **plain: typing.Any,
 ) -> Exec:
-    """The request of the keywords; those that are `None` or empty leave it as it is."""
+    """The request of the keywords; those that are `None` or empty leave it as it is.
+
+    Variables, limits, mounts and exposed paths are added to those that it has, as the builder adds
+    them. The lists of what may be reached are replaced, so that they can be made narrower.
+    """
     exec = command if isinstance(command, Exec) else Exec(command)
     if stdin is not None:
         exec = exec.stdin(stdin)
+    known = exec._fields  # pyright: ignore[reportPrivateUsage]
     given: dict[str, typing.Any] = {
         "timeout": seconds(timeout),
         "workdir": None if workdir is None else os.fspath(workdir),
-        "env": environment(env or {}) or None,
-        "mounts": [mount_form(mount) for mount in several(mounts)] or None,
-        "expose": [os.fspath(path) for path in several(expose)] or None,
+        "env": {**known.get("env", {}), **environment(env or {})} or None,
+        "mounts": [*known.get("mounts", []), *map(mount_form, several(mounts))] or None,
+        "expose": [*known.get("expose", []), *map(os.fspath, several(expose))] or None,
         "allow_network": network,
+        "allowed_ports": listed(allowed_ports),
+        "allowed_domains": listed(allowed_domains),
+        "allowed_hosts": listed(allowed_hosts),
         "changes": changes or None,
+        "limits": {**known.get("limits", {}), **(limits or {})} or None,
         "tty": None if tty is None else {"rows": tty[0], "cols": tty[1]},
-        **{name: _plain(value) for name, value in plain.items()},
+        **plain,
     }
     return exec._with(**{name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportPrivateUsage]
-
-
-def _plain(value: typing.Any) -> typing.Any:
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    return dict(value) if hasattr(value, "keys") else list(value)

@@ -75,6 +75,14 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def span(timeout: float | datetime.timedelta) -> float:
+    """A time as the native module takes it, where there has to be one."""
+    given = seconds(timeout)
+    if given is None:
+        raise TypeError("a time is seconds or a timedelta, not None")
+    return given
+
+
 def seconds(timeout: float | datetime.timedelta | None) -> float | None:
     """A time as the native module takes it."""
     if timeout is None or isinstance(timeout, (int, float)):

@@ -78,12 +78,17 @@ class FileWatch:
         return self._queue.pop(0)
 
     def close(self) -> None:
-        """Ends the watch, and whoever waits for its next change."""
-        wait(self._native.close())
+        """Ends the watch, and whoever waits for its next change.
+
+        In a forked child, whose parent has the watch, it does nothing.
+        """
+        if self._native.is_own():
+            wait(self._native.close())
 
     async def close_async(self) -> None:
         """As `close`."""
-        await wait_async(self._native.close())
+        if self._native.is_own():
+            await wait_async(self._native.close())
 
     def __iter__(self) -> typing.Self:
         return self

@@ -73,10 +73,12 @@ impl Files<'_> {
     ///
     /// # Errors
     ///
-    /// What fails later is an error of the stream, which then does not come to its end.
+    /// `file_failed` when there is nothing of this name, or it cannot be read. What fails later is an
+    /// error of the stream, which then does not come to its end.
     pub async fn download_tar(&self, path: impl AsRef<Path>) -> Result<TarStream> {
         let path = path.as_ref();
-        let work = Work::start(self.0, work::PACK, &[path], Stdin::Null).await?;
+        let mut work = Work::start(self.0, work::PACK, &[path], Stdin::Null).await?;
+        work.begun().await?;
         let name = path.file_name().map(PathBuf::from);
         let (archive, to) = duplex(BUFFER);
         let packing = tokio::spawn(pack(work, name, to));

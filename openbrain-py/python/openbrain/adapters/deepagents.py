@@ -82,14 +82,14 @@ class _Backend(BaseSandbox):
         """Runs a script; both of its streams are one, as a terminal shows them."""
         try:
             return self._response(self._request(command, timeout).run())
-        except (errors.InvalidRequestError, UnicodeEncodeError) as error:
+        except errors.InvalidRequestError as error:
             return _not_run(error)
 
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:  # noqa: ASYNC109
         """As `execute`. Cancelling it kills the command."""
         try:
             return self._response(await self._request(command, timeout).run_async())
-        except (errors.InvalidRequestError, UnicodeEncodeError) as error:
+        except errors.InvalidRequestError as error:
             return _not_run(error)
 
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:

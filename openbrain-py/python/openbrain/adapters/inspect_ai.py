@@ -154,7 +154,7 @@ class OpenbrainSandboxEnvironment(SandboxEnvironment):
                 return _result(await request.run_async(), timeout)
         except errors.CommandNotFoundError as error:
             return ExecResult(False, 127, "", f"{error}\n")
-        except (errors.InvalidRequestError, UnicodeEncodeError) as error:
+        except errors.InvalidRequestError as error:
             # What no shell could run either: a NUL byte, a working directory that is not there.
             return ExecResult(False, 126, "", f"{error}\n")
 

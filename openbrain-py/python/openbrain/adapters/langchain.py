@@ -68,13 +68,13 @@ def shell_tool(
     def run(command: str, timeout: float | None = None) -> tuple[str, dict[str, Any]]:
         try:
             return _answer(request(command, timeout).run())
-        except (errors.InvalidRequestError, UnicodeEncodeError) as error:
+        except errors.InvalidRequestError as error:
             raise ToolException(str(error)) from error
 
     async def run_async(command: str, timeout: float | None = None) -> tuple[str, dict[str, Any]]:  # noqa: ASYNC109
         try:
             return _answer(await request(command, timeout).run_async())
-        except (errors.InvalidRequestError, UnicodeEncodeError) as error:
+        except errors.InvalidRequestError as error:
             raise ToolException(str(error)) from error
 
     return StructuredTool.from_function(
