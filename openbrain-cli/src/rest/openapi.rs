@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use axum::response::Response;
 use http::StatusCode;
-use openbrain::{Exec, NewSandbox, Output};
+use openbrain::{Changes, Exec, NewSandbox, Output};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -244,6 +244,7 @@ fn content(contents: &[(&str, Content)], schemas: &mut SchemaGenerator) -> Value
             Content::Renew => of::<RenewRequest>(schemas),
             Content::Sandbox => of::<SandboxView>(schemas),
             Content::Sandboxes => of::<SandboxList>(schemas),
+            Content::Changes => of::<Changes>(schemas),
             Content::File => of::<FileView>(schemas),
             Content::Files => of::<FileList>(schemas),
             Content::Unpacked => of::<Unpacked>(schemas),

@@ -62,6 +62,7 @@ pub(super) enum Content {
     Renew,
     Sandbox,
     Sandboxes,
+    Changes,
     File,
     Files,
     Unpacked,

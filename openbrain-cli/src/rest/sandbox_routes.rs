@@ -95,6 +95,22 @@ pub(super) const SANDBOX_ROUTES: &[Route] = &[
     .answers(&[done("It has ended."), Answer::new(202, "It is being ended.", SANDBOX)])
     .problems(&[Code::NotFound, Code::SandboxUnavailable, Code::Internal]),
     Route::new(
+        Method::GET,
+        "/v1/sandboxes/{id}/changes",
+        "sandboxChanges",
+        "Tell what its commands have changed until now",
+        || get(sandboxes::changes),
+    )
+    .answers(&[Answer::new(200, "What has changed.", &[(JSON, Content::Changes)])])
+    .problems(&[
+        Code::NotFound,
+        Code::SandboxUnavailable,
+        Code::SandboxLost,
+        Code::Busy,
+        Code::Closing,
+        Code::Internal,
+    ]),
+    Route::new(
         Method::POST,
         "/v1/sandboxes/{id}/renew",
         "renewSandbox",

@@ -15,7 +15,7 @@ use super::{
     exec, execs, fields, idempotency,
     problem::{Problem, Result},
     state::{App, Asker, NamedSandbox},
-    view::{insert, json},
+    view::{insert, json, json_holding},
 };
 use crate::{moment::rfc3339, service::OpenSandbox};
 
@@ -154,6 +154,17 @@ pub(super) async fn renew(
     };
     open.sandbox().renew(time).await?;
     Ok(json(StatusCode::OK, &SandboxView::of(&open)))
+}
+
+/// Tells what the commands of a sandbox have changed until now. What they wrote stays there.
+pub(super) async fn changes(
+    State(app): State<App>,
+    NamedSandbox(open): NamedSandbox,
+) -> Result<Response> {
+    let place = app.service.enter().await?;
+    let mut changes = open.sandbox().changes().await?;
+    changes.release();
+    Ok(json_holding(StatusCode::OK, &changes, place))
 }
 
 /// Stops every process in a sandbox.

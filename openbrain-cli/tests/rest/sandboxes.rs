@@ -81,6 +81,10 @@ fn what_one_command_leaves_the_next_one_finds() {
     let result = run(&server, &path, "cat here; kill -0 $(cat pid) && echo alive");
     assert_eq!(result["stdout"], "me\nalive\n", "{result}");
     assert_eq!(result["sandbox_id"], sandbox["sandbox_id"]);
+    let changes = server.get(&format!("{path}/changes")).status(200).json();
+    let here =
+        changes["entries"].as_array().unwrap().iter().find(|e| e["path"] == "/workspace/here");
+    assert_eq!(here.unwrap()["change"], "added", "{changes}");
     server.ask(&format!("DELETE {path}"), &[], "").status(204);
     server.ask(&format!("DELETE {path}"), &[], "").problem(404, "not_found");
     server.get(&path).problem(404, "not_found");

@@ -30,7 +30,7 @@ impl SessionSpec {
         }
         if exec.sandbox == Some(false) {
             return Err(Error::invalid("a command in an open sandbox cannot run on the host")
-                .with_remedy("run it by `Exec::run`, or leave `direct` out"));
+                .with_remedy("run it as a command of its own, outside of the sandbox"));
         }
         exec.workdir.as_deref().map(check_workdir).transpose()?;
         let mut env = self.env.clone();
