@@ -120,6 +120,11 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let text = text.trim_start_matches("error: ");
     let (message, more) = text.split_once("\n\n").unwrap_or((text, ""));
     let tip = more.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-    let failure = Failure::usage(message, tip.unwrap_or("`openbrain --help` shows what there is"));
+    // The usage begins with the command that it is of.
+    let is_name = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+    let usage = more.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    let command = usage.unwrap_or("openbrain").split(' ').take_while(is_name);
+    let help = format!("`{} --help` shows what there is", command.collect::<Vec<_>>().join(" "));
+    let failure = Failure::usage(message, tip.unwrap_or(&help));
     complain(&failure, args::wants_json(arguments))
 }

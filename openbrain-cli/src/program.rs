@@ -122,7 +122,7 @@ fn read_stdin() -> Result<String> {
     if source.trim().is_empty() {
         return Err(Failure::usage(
             "no command was given, and standard input has no program",
-            "write `openbrain exec \"COMMAND\"`, or see `openbrain exec --help`",
+            "give the command as an argument; `--help` has examples",
         ));
     }
     Ok(source)

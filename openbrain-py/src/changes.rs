@@ -95,7 +95,7 @@ pub(crate) fn changes_apply(
 pub(crate) fn changes_discard(py: Python<'_>, id: &Bound<'_, PyString>) -> PyResult<Pending> {
     let (directory, id) = (directory(py)?, convert::text(id)?);
     Pending::block(py, move || {
-        SavedChanges::load(&directory, &id)?.discard()?;
+        SavedChanges::discard_by_id(&directory, &id)?;
         Ok(Answer::done())
     })
 }

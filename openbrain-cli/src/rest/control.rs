@@ -131,7 +131,7 @@ pub(super) async fn signal(
 }
 
 fn number(json: &[u8]) -> Result<i32> {
-    match fields::read_as::<SignalRequest>(json)?.signal {
+    match fields::read_as::<SignalRequest>(json, r#"{"signal": "TERM"}"#)?.signal {
         // The last real-time signal is 64.
         NameOrNumber::Number(number @ 1..=64) => Ok(number),
         NameOrNumber::Number(number) => {

@@ -62,12 +62,7 @@ const LONG: usize = 64 << 10;
 
 /// Reads the JSON of a request.
 pub(super) fn read<T: Asked>(json: &[u8]) -> Result<T> {
-    check_text(json)?;
-    if !is_object(json) {
-        syntax::<IgnoredAny>(json)?;
-        return Err(Problem::invalid("the body is no JSON object")
-            .remedy(format!("send an object: {}", T::EXAMPLE)));
-    }
+    check_object(json, T::EXAMPLE)?;
     // Serde would take a list of values, too, and tells of the first mistake alone.
     serde_json::from_slice(json).map_err(|error| {
         let complaints = complaints::<T>(json).map(|errors| (!errors.is_empty()).then_some(errors));
@@ -80,29 +75,28 @@ pub(super) fn read<T: Asked>(json: &[u8]) -> Result<T> {
     })
 }
 
-/// Reads a JSON object of another kind.
-pub(super) fn read_as<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
-    check_text(json)?;
+/// Reads a JSON object of another kind, of which there is an example.
+pub(super) fn read_as<'de, T: Deserialize<'de>>(json: &'de [u8], example: &str) -> Result<T> {
+    check_object(json, example)?;
     syntax::<IgnoredAny>(json)?;
-    if !is_object(json) {
-        return Err(Problem::invalid("the body is no JSON object"));
-    }
     serde_json::from_slice(json).map_err(|error| Problem::invalid(cut(&error.to_string())))
 }
 
-fn is_object(json: &[u8]) -> bool {
-    json.trim_ascii_start().starts_with(b"{")
-}
-
-fn check_text(json: &[u8]) -> Result<()> {
+/// Refuses what does not begin as an object.
+fn check_object(json: &[u8], example: &str) -> Result<()> {
+    let remedy = format!("send a JSON object: {example}");
     if json.trim_ascii().is_empty() {
-        return Err(Problem::malformed("the body is empty")
-            .remedy("send a JSON object: {\"command\": \"ls -la\"}"));
+        return Err(Problem::malformed("the body is empty").remedy(remedy));
     }
-    std::str::from_utf8(json).map(drop).map_err(|error| {
+    std::str::from_utf8(json).map_err(|error| {
         let at = error.valid_up_to();
         Problem::malformed(format!("the body is not UTF-8 at byte {at}"))
-    })
+    })?;
+    if json.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    syntax::<IgnoredAny>(json)?;
+    Err(Problem::invalid("the body is no JSON object").remedy(remedy))
 }
 
 fn syntax<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {

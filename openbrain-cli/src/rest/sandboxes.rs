@@ -147,7 +147,8 @@ pub(super) async fn renew(
 ) -> Result<Response> {
     let (parts, body) = request.into_parts();
     let read = app.bodies.read(&parts.headers, body).await?;
-    let time = match fields::read_as::<RenewRequest>(&read.bytes)?.timeout {
+    let wanted = fields::read_as::<RenewRequest>(&read.bytes, r#"{"timeout": 600}"#)?;
+    let time = match wanted.timeout {
         SecondsOrText::Text(text) => parse_duration(&text)?,
         SecondsOrText::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
             .map_err(|error| Problem::invalid(format!("`timeout`: {error}")))?,
