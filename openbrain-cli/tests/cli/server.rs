@@ -8,7 +8,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +25,10 @@ use crate::{
 
 /// What the server echoes without giving it a meaning.
 const MARK: &str = "opensandbox.extensions.openbrain-test";
+
+/// A server that starts removes the sidecars of sandboxes that another is just making: no test asks for a
+/// network policy meanwhile.
+static SIDECARS: RwLock<()> = RwLock::new(());
 
 fn client(server: &Server) -> Client {
     let mut connection = Connection::new(&server.url);
@@ -62,6 +66,7 @@ fn a_command_runs_on_the_server() {
 
 #[test]
 fn listed_names_and_hosts_are_all_that_is_reachable() {
+    let _sidecar = SIDECARS.read().unwrap_or_else(PoisonError::into_inner);
     let (place, server) = (Place::new(), Server::of_tests());
     let tried = "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 443), 5)'";
     let args = ["exec", "--sandbox", "--allow-domain", "*.example.com", "--allow-host", "10.0.0.1"];
@@ -188,6 +193,7 @@ fn nobody_is_told_who_does_not_look() {
 
 #[test]
 fn doctor_looks_at_the_server() {
+    let _sidecar = SIDECARS.read().unwrap_or_else(PoisonError::into_inner);
     let (place, server) = (Place::new(), Server::of_tests());
     let report = Ran::of(place.command_on(&server, &["doctor", "--json"]), b"").code(0).json();
     let checks = report["checks"].as_array().unwrap();
@@ -253,6 +259,7 @@ impl Plain {
             .replace("@PORT@", &port.to_string())
             .replace("@STATE@", home.path().to_str().unwrap());
         fs::write(home.path().join("server.toml"), config).unwrap();
+        let _alone = SIDECARS.write().unwrap_or_else(PoisonError::into_inner);
         let process = Command::new(Server::variable("SERVER"))
             .arg("--config")
             .arg(home.path().join("server.toml"))
