@@ -283,9 +283,10 @@ async fn addresses_of(
     if allowed.is_empty() && !addresses.is_empty() { Err(refused) } else { Ok(allowed) }
 }
 
-/// Connects to an address. On this host, the other end can tell whose connection it is.
+/// Connects to an address. On this host, to which the unspecified address leads as well, the other end
+/// can tell whose connection it is.
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let is_own = address.ip().is_loopback();
+    let is_own = address.ip().is_loopback() || address.ip().is_unspecified();
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -320,6 +321,31 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Option<TcpStream> {
             Ok(None) if next.is_none() => return None,
             Err(_) if next.is_none() => return None,
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SANDBOX_TOS, SocketAddr, TcpListener, dial, sockopt};
+
+    #[tokio::test]
+    async fn what_goes_to_this_host_is_marked() {
+        for (listening, address) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("[::1]", "[::1]"),
+            ("[::1]", "[::]"),
+        ] {
+            let listener = TcpListener::bind(format!("{listening}:0")).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let to: SocketAddr = format!("{address}:{port}").parse().unwrap();
+            let stream = dial(to).await.unwrap();
+            let mark = match to {
+                SocketAddr::V4(_) => sockopt::ip_tos(&stream).unwrap(),
+                SocketAddr::V6(_) => sockopt::ipv6_tclass(&stream).unwrap() as u8,
+            };
+            assert_eq!(mark, SANDBOX_TOS, "{address}");
         }
     }
 }
