@@ -17,14 +17,13 @@ pub struct Caller {
     pub name: Option<String>,
 }
 
-/// Whether the process at the other end of a socket is in another user namespace than this one, as
-/// sandboxed commands are; also when that cannot be told, because it is gone or does not show.
-pub fn is_in_sandbox(pid: i32) -> bool {
+/// Whether the process at the other end of a socket (`SO_PEERCRED`, `unix(7)`) is in another user
+/// namespace than this one, as sandboxed commands are; also when that cannot be told, because it is not
+/// known, is gone or does not show.
+pub fn is_in_sandbox(pid: Option<i32>) -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user"));
-    match (namespace(&pid.to_string()), namespace("self")) {
-        (Ok(theirs), Ok(own)) => theirs != own,
-        _ => true,
-    }
+    let theirs = pid.and_then(|pid| namespace(&pid.to_string()).ok());
+    theirs.is_none_or(|theirs| namespace("self").map_or(true, |own| own != theirs))
 }
 
 /// The way a request came.

@@ -135,8 +135,7 @@ fn is_marked(mut attributes: &[u8]) -> bool {
 pub(super) fn of_unix(stream: &UnixStream) -> Peer {
     let own = rustix::process::geteuid().as_raw();
     let Ok(peer) = stream.peer_cred() else { return Peer::Unknown };
-    let is_outside = |pid: Option<i32>| pid.is_some_and(|pid| !is_in_sandbox(pid));
-    match peer.uid() == own && !is_outside(peer.pid()) {
+    match peer.uid() == own && is_in_sandbox(peer.pid()) {
         true => Peer::Sandbox,
         false => Peer::Uid(peer.uid()),
     }

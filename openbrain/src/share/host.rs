@@ -140,8 +140,7 @@ impl Drop for Shared {
 /// directory of the sockets has not meant to share them.
 fn is_own(socket: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    let is_outside = |pid: Option<i32>| pid.is_some_and(|pid| !is_in_sandbox(pid));
-    socket.peer_cred().is_ok_and(|peer| peer.uid() == own && is_outside(peer.pid()))
+    socket.peer_cred().is_ok_and(|peer| peer.uid() == own && !is_in_sandbox(peer.pid()))
 }
 
 impl Host {
