@@ -60,7 +60,7 @@ fn put_after_a_look(parent: BorrowedFd<'_>, temporary: &str, item: &Item) -> io:
 }
 
 /// Removes what was there before. A directory that somebody has put something into is no failure of ours.
-fn unlink(item: &Item, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+pub(super) fn unlink(item: &Item, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let was_directory = item.before.is_some_and(|before| before.kind() == EntryKind::Directory);
     let flags = if was_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
     match rustix::fs::unlinkat(parent, name, flags) {

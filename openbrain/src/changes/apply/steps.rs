@@ -8,10 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::{
-    fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::{
     super::{
@@ -21,7 +18,7 @@ use super::{
     },
     Applied,
     host::{Host, Hosts, IN_THE_MAKING},
-    place::{put_in_place, temporary_name},
+    place::{put_in_place, temporary_name, unlink},
 };
 
 /// The way through the selected entries.
@@ -126,11 +123,7 @@ impl<'a> Applying<'a> {
 
     fn remove(&mut self, item: &Item) -> io::Result<()> {
         let parent = self.hosts[item.mount].parent(&item.path)?;
-        let flags = if item.empties_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        match rustix::fs::unlinkat(&parent, name(&item.path)?, flags) {
-            Err(Errno::NOTEMPTY) => Err(io::ErrorKind::ResourceBusy.into()),
-            removed => Ok(removed?),
-        }
+        unlink(item, parent.as_fd(), name(&item.path)?)
     }
 
     fn make(&mut self, item: &Item) -> io::Result<()> {
