@@ -72,7 +72,8 @@ impl Sandbox {
     pub async fn connect(&self, port: u16) -> Result<Connection> {
         let exec = Work::command(work::CONNECT, [port.to_string()]).stdin(Stdin::Pipe);
         let what = format!("cannot connect to port {port} of the sandbox");
-        let mut work = Work::spawn_lasting(self, exec, what, ErrorKind::ConnectionFailed).await?;
+        let process = self.spawn_lasting(exec).await?;
+        let mut work = Work::of(process, what, ErrorKind::ConnectionFailed);
         // A piece of no length says that there is a connection.
         match work.next_piece().await {
             Ok(Piece::End) => {}
@@ -97,7 +98,7 @@ impl Sandbox {
     pub async fn wait_for_port(&self, port: u16, timeout: Duration) -> Result<()> {
         let exec = Work::command(work::WAIT_FOR_PORT, [port.to_string()]).timeout(timeout);
         let what = format!("nothing listens on port {port} of the sandbox");
-        let work = Work::spawn(self, exec, what, ErrorKind::WaitFailed).await?;
+        let work = Work::of(self.spawn(exec).await?, what, ErrorKind::WaitFailed);
         work.finish().await.map_err(with_remedy)
     }
 }

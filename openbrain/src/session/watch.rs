@@ -76,7 +76,8 @@ impl Files<'_> {
         let path = path.as_ref();
         let what = format!("cannot watch `{}` in the sandbox", path.display());
         let exec = Work::command(work::WATCH, [text(path)?]);
-        let mut work = Work::spawn_lasting(self.0, exec, what, ErrorKind::FileFailed).await?;
+        let process = self.0.spawn_lasting(exec).await?;
+        let mut work = Work::of(process, what, ErrorKind::FileFailed);
         match work.next_change().await.map_err(with_remedy)? {
             Some((first, _)) if first.kind == change::READY => Ok(FileWatch(work)),
             _ => Err(work.garbled()),

@@ -72,7 +72,7 @@ impl Work {
         let on = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
         let what = format!("cannot {} `{on}` in the sandbox", String::from_utf8_lossy(name));
         let exec = Self::command(name, arguments).stdin(stdin);
-        Self::spawn(sandbox, exec, what, ErrorKind::FileFailed).await
+        Ok(Self::of(sandbox.spawn(exec).await?, what, ErrorKind::FileFailed))
     }
 
     /// The command that does this work.
@@ -82,27 +82,8 @@ impl Work {
         Exec::argv(words.into_iter().chain(arguments))
     }
 
-    /// Starts the command of some work; `what` and `kind` are those of its failure.
-    pub(super) async fn spawn(
-        sandbox: &Sandbox,
-        exec: Exec,
-        what: String,
-        kind: ErrorKind,
-    ) -> Result<Self> {
-        Ok(Self::of(sandbox.spawn(exec).await?, what, kind))
-    }
-
-    /// The same, for work that lasts as long as the sandbox.
-    pub(super) async fn spawn_lasting(
-        sandbox: &Sandbox,
-        exec: Exec,
-        what: String,
-        kind: ErrorKind,
-    ) -> Result<Self> {
-        Ok(Self::of(sandbox.spawn_lasting(exec).await?, what, kind))
-    }
-
-    fn of(process: Process, what: String, kind: ErrorKind) -> Self {
+    /// The work that such a command does; `what` and `kind` are those of its failure.
+    pub(super) fn of(process: Process, what: String, kind: ErrorKind) -> Self {
         let (heard, said) = (Vec::new(), Vec::new());
         Self { process, what, kind, heard, taken: 0, said, is_over: false }
     }
